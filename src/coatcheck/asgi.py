@@ -1,0 +1,185 @@
+"""Sessions for any ASGI application, at `scope["session"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Literal, TypeAlias
+
+from coatcheck.codec import Codec
+from coatcheck.cookie import finish_headers
+from coatcheck.errors import (
+    CoatcheckError,
+    ConfigurationError,
+    Conflict,
+    CorruptRecord,
+    OutcomeUnknown,
+    SessionGone,
+    StoreError,
+    StoreUnavailable,
+    TooLate,
+)
+from coatcheck.events import Observer
+from coatcheck.manager import AsyncSession, SessionManager
+from coatcheck.settings import Settings
+from coatcheck.stores.interface import AsyncStore
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_REFUSALS = (SessionGone, Conflict, CorruptRecord, StoreError)
+"""What the middleware answers itself. Everything else is the application's own business."""
+
+
+class SessionMiddleware:
+    """Gives each http and websocket request its session, as a mapping, at `scope["session"]`.
+
+    The session is committed when the response starts, before its first byte leaves, so an answer that the user sees is an
+    answer whose changes are stored. A handler that raises commits nothing. If the commit is refused, the handler's
+    response is replaced: 409 if the session ended or changed meanwhile, 503 with `Retry-After` if the store is
+    down. Neither ever touches the browser's cookie.
+
+    A WebSocket commits when it is accepted and when it ends, and in between with `await session.commit()`.
+
+    Args:
+        app: the application.
+        store: a URL such as `redis://localhost:6379`, or a store. A URL's store is closed at the end of the lifespan.
+        settings: timeouts and cookie; see `coatcheck.Settings`.
+        load: `eager` (default) reads the session before the application is called, if the request shows a ticket, so
+            that `scope["session"]` is a plain mapping. `explicit` reads it when the handler calls
+            `await session.load()`, and not at all when it does not.
+        codec: how values are encoded; JSON by default.
+        observers: called with each `coatcheck.events.Event`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        store: str | AsyncStore,
+        settings: Settings | None = None,
+        load: Literal["eager", "explicit"] = "eager",
+        codec: Codec | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        if load not in ("eager", "explicit"):
+            raise ConfigurationError("load", load, "unknown", "Use 'eager' or 'explicit'")
+        self.app = app
+        self.manager = SessionManager(store, settings, codec=codec, observers=observers)
+        self._eager = load == "eager"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in _START:
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session = scope["session"] = self.manager.session_for(scope["headers"])
+        start = _START[scope["type"]]
+        started = False
+        replaced = False  # the application's response was replaced by ours, and the rest of it goes nowhere
+
+        async def send_with_session(message: Message) -> None:
+            nonlocal started, replaced
+            if replaced:
+                if message.get("more_body"):
+                    raise _ResponseReplaced  # or an endless stream would go on for nobody
+                return
+            if message["type"] == start:
+                try:
+                    await session.commit()
+                except _REFUSALS as error:
+                    replaced = True
+                    await _answer(error, scope, send)
+                    return
+                started = True
+                session.close_cookie(_HEADERS_SENT)
+                if start == "http.response.start":
+                    session.seal(_RESPONSE_STARTED)
+                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+                headers = finish_headers(headers, looked_at=session.looked_at, set_cookie=session.set_cookie)
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            if self._eager:
+                await session.load()
+            await self.app(scope, receive, send_with_session)
+        except _ResponseReplaced:
+            return
+        except _REFUSALS as error:
+            if started or replaced:
+                raise
+            if scope["type"] == "websocket":
+                await receive()  # websocket.connect must be taken before it can be answered
+            await _answer(error, scope, send)
+            return
+        if started:
+            await self._finish(session)
+
+    async def _finish(self, session: AsyncSession) -> None:
+        """Deal with what changed after the response had begun."""
+        if not session.sealed:
+            await session.commit()
+        elif session.looked_at and session.delta():
+            raise _RESPONSE_STARTED
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_close(message: Message) -> None:
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self.manager.close()
+            await send(message)
+
+        await self.app(scope, receive, send_and_close)
+
+
+_START = {"http": "http.response.start", "websocket": "websocket.accept"}
+
+_RESPONSE_STARTED = TooLate(
+    "change of a session",
+    "the response has begun, and the session was stored before its first byte",
+    "Change it earlier; or, in a stream, call `await session.reload()`, change it, and `await session.commit()`",
+)
+_HEADERS_SENT = TooLate(
+    "new session or renewal",
+    "the response has begun, so that no cookie can reach the browser any more",
+    "Do it before the response or the WebSocket's accept",
+)
+
+
+class _ResponseReplaced(OSError):
+    """What a server raises when nobody listens any more, which frameworks know to be the end of a stream."""
+
+
+async def _answer(error: CoatcheckError, scope: Scope, send: Send) -> None:
+    """The response in place of the application's: why nothing was stored, in words for a user. No cookie is touched."""
+    if isinstance(error, OutcomeUnknown):
+        status, text = 503, "It is not known whether your last change was saved. Please look before you repeat it."
+    elif isinstance(error, StoreError):
+        status, text = 503, "Sessions are not available at the moment. Please try again shortly."
+    else:
+        status, text = (
+            409,
+            "Your session ended or changed in another window, so nothing was saved. Please reload the page.",
+        )
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(text)).encode("ascii")),
+        (b"cache-control", b"no-store"),
+    ]
+    if status == 503:
+        seconds = error.retry_after if isinstance(error, StoreUnavailable) else 1
+        headers.append((b"retry-after", str(seconds).encode("ascii")))
+    prefix = ""
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1013, "reason": text})  # 1013: try again later
+            return
+        prefix = "websocket."
+    await send({"type": f"{prefix}http.response.start", "status": status, "headers": headers})
+    await send({"type": f"{prefix}http.response.body", "body": text.encode()})

@@ -1,0 +1,74 @@
+"""The cookie that carries the ticket: finding it in a request, writing it into a response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coatcheck.settings import CookieSettings
+
+
+class Cookie:
+    """Reads and writes one cookie. Names match by exact bytes, as a browser that enforces `__Host-` matches them."""
+
+    def __init__(self, settings: CookieSettings) -> None:
+        name = settings.name or ""
+        self._name = name.encode("ascii")
+        where = f"; Path={settings.path}" + (f"; Domain={settings.domain}" if settings.domain else "")
+        how = f"; HttpOnly; SameSite={settings.same_site.capitalize()}" + ("; Secure" if settings.secure else "")
+        age = "" if settings.max_age is None else f"; Max-Age={settings.max_age}"
+        self._write_end = age + where + how
+        self._erase = f'{name}=""; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{where}{how}'
+        self._write_start = f"{name}="
+
+    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+        """All values of this cookie in a request's headers, as they were sent. More than one is somebody's trick.
+
+        Only space and tab are trimmed: a name that differs by any other byte, Unicode space included, is another name.
+        """
+        found = []
+        for header, line in headers:
+            if header == b"cookie" and self._name in line:
+                for pair in line.split(b";"):
+                    name, equals, value = pair.partition(b"=")
+                    if equals and name.strip(b" \t") == self._name:
+                        found.append(value.strip(b" \t"))
+        return found
+
+    def write(self, value: str) -> str:
+        """The `Set-Cookie` value that hands over a ticket."""
+        return self._write_start + value + self._write_end
+
+    def erase(self) -> str:
+        """The `Set-Cookie` value that takes the ticket back."""
+        return self._erase
+
+
+def finish_headers(
+    headers: list[tuple[bytes, bytes]], *, looked_at: bool, set_cookie: str | None
+) -> list[tuple[bytes, bytes]]:
+    """A response's headers as they must be for caches on the way not to mix up users.
+
+    `Vary: Cookie` whenever the session was looked at; with a ticket in the response `Cache-Control: no-store`, unless it
+    forbids storing already (RFC 9111, 5.2.2.5; ASVS 5.0, 14.2.2 and 14.3.2). Fields that would overrule it for one
+    kind of cache (RFC 9213) go.
+    """
+    if set_cookie is not None:
+        stored_nowhere = any(
+            name.lower() == b"cache-control" and b"no-store" in (part.strip().lower() for part in value.split(b","))
+            for name, value in headers
+        )
+        kept_out = _TARGETED_CACHE_FIELDS if stored_nowhere else (*_TARGETED_CACHE_FIELDS, b"cache-control")
+        headers = [(name, value) for name, value in headers if name.lower() not in kept_out]
+        headers.append((b"set-cookie", set_cookie.encode("ascii")))
+        if not stored_nowhere:
+            headers.append((b"cache-control", b"no-store"))
+    if looked_at or set_cookie is not None:
+        varies = (
+            part.strip().lower() for name, value in headers if name.lower() == b"vary" for part in value.split(b",")
+        )
+        if not any(part in (b"cookie", b"*") for part in varies):
+            headers.append((b"vary", b"Cookie"))
+    return headers
+
+
+_TARGETED_CACHE_FIELDS = (b"cdn-cache-control", b"surrogate-control")

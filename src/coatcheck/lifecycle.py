@@ -1,0 +1,189 @@
+"""The decisions of a session's life: who is let in, what is written back, which cookie goes out. Nothing here waits.
+
+A request goes `ticket_of` -> (store.read) -> `admit` -> the handler -> `plan` -> (store.delete, create, update) -> `settle`.
+The managers, sync and async, do what stands in brackets and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from coatcheck.cookie import Cookie
+from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal, created
+from coatcheck.session import Delta, Session
+from coatcheck.settings import Settings
+from coatcheck.ticket import Ticket, new_operation_id, same_hash
+
+CookieAction: TypeAlias = Literal["write", "erase"] | None
+
+_DELIVERY_MS = 5_000
+"""A browser that still shows the previous ticket this long after a renewal has never received the new one."""
+
+
+def ticket_of(headers: Iterable[tuple[bytes, bytes]], cookie: Cookie) -> tuple[Ticket | None, str]:
+    """The ticket that a request shows; or `None` and, if something unusable was shown, why it is refused."""
+    values = cookie.find(headers)
+    if not values:
+        return None, ""
+    if len(values) > 1:
+        return None, "duplicate cookie"
+    ticket = Ticket.parse(values[0].decode("latin-1"))
+    return ticket, "" if ticket else "malformed"
+
+
+def admit(session: Session, ticket: Ticket, record: Record | None) -> str:
+    """Give the session the record if the ticket opens it. Returns why not, or `""`."""
+    refusal = ""
+    if record is None:
+        refusal = "unknown or expired"
+    elif not record.accepts(ticket.secret_hash, record.read_at_ms):
+        refusal = "wrong secret"
+    elif record.expires_ms <= record.read_at_ms:
+        refusal = "expired"
+    session.admit(None if refusal else record)
+    return refusal
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the store must do at the end of a request, in this order. At most one of `create` and `update` is set.
+
+    Attributes:
+        delete: id of a session that the handler destroyed.
+        create: a new session.
+        update: changes to the session that was read.
+        essential: whether the request fails if the update does; a mere touch is not worth failing for.
+        ticket: what the browser is to hold afterwards.
+        delta: the changes to fields, for the session to settle on.
+    """
+
+    delete: str | None = None
+    create: NewRecord | None = None
+    update: Changes | None = None
+    essential: bool = True
+    ticket: Ticket | None = None
+    delta: Delta | None = None
+
+
+_NOTHING = Plan()
+
+
+def plan(session: Session, settings: Settings) -> Plan:
+    """What has to be done so that the store holds what the handler meant.
+
+    Raises:
+        UnstorableValue: a value changed in place so that it can no longer be stored. Nothing has been written.
+    """
+    record = session._record
+    if record is None:
+        return _plan_without_record(session, settings) if session._looked else _NOTHING
+    ticket = session._ticket
+    assert ticket is not None  # only a ticket leads to a record
+    if session._looked:
+        delta = session.delta()
+        if delta or session._renew:
+            return _plan_update(session, record, ticket, delta, settings)
+    else:
+        delta = _NO_DELTA
+    now_ms = record.read_at_ms
+    if (
+        settings.renew_ms is not None
+        and session._undeliverable is None
+        and _renewal_due(record, ticket, settings.renew_ms)
+    ):
+        renewed = ticket.renewed()
+        renewal = Renewal(
+            secret_hash=renewed.secret_hash, replaces=record.secret_hash, grace_ms=settings.renew_grace_ms
+        )
+        touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms, renewal=renewal)
+        return Plan(update=touch, essential=False, ticket=renewed, delta=delta)
+    if now_ms - record.touched_ms >= settings.touch_ms:
+        touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms)
+        return Plan(update=touch, essential=False, ticket=ticket, delta=delta)
+    return _NOTHING
+
+
+_NO_DELTA = Delta(None, {}, (), {})
+
+
+def _plan_without_record(session: Session, settings: Settings) -> Plan:
+    """An anonymous request that stores nothing makes no record: no crowd of visitors can fill the store."""
+    delta = session.delta()
+    if not delta.sets and session._owner is None:
+        return Plan(delete=session._ended)
+    ticket = session._ticket = session._ticket or Ticket.new()
+    new = NewRecord(
+        session_id=ticket.session_id,
+        secret_hash=ticket.secret_hash,
+        fields=delta.sets,
+        idle_ms=settings.idle_ms,
+        absolute_ms=settings.absolute_ms,
+        owner=session._owner,
+        operation=new_operation_id(),
+    )
+    return Plan(delete=session._ended, create=new, ticket=ticket, delta=delta)
+
+
+def _plan_update(session: Session, record: Record, ticket: Ticket, delta: Delta, settings: Settings) -> Plan:
+    renewed = ticket.renewed() if session._renew else ticket
+    changes = Changes(
+        proof=ticket.secret_hash,
+        idle_ms=settings.idle_ms,
+        operation=new_operation_id(),
+        read_version=record.version,
+        unchanged=session._unchanged,
+        retain=delta.retain,
+        sets=delta.sets,
+        deletes=delta.deletes,
+        increments=delta.increments,
+        renewal=Renewal(secret_hash=renewed.secret_hash) if session._renew else None,
+        owner=session._owner,
+        absolute_ms=None if session._owner is None else settings.absolute_ms,
+    )
+    return Plan(update=changes, ticket=renewed, delta=delta)
+
+
+def _renewal_due(record: Record, ticket: Ticket, renew_ms: int) -> bool:
+    age_ms = record.read_at_ms - record.renewed_ms
+    if same_hash(ticket.secret_hash, record.secret_hash):
+        return age_ms >= renew_ms
+    return age_ms >= _DELIVERY_MS  # shown the previous ticket: the answer with the new one was lost on the way
+
+
+def settle(session: Session, plan: Plan, applied: Applied | None, settings: Settings) -> CookieAction:
+    """Note what the store did, and decide about the cookie. `applied` is `None` if nothing was created or updated."""
+    ended, session._ended = session._ended, None
+    if applied is None:
+        return "erase" if ended else None
+    delta = plan.delta or _NO_DELTA
+    if plan.create is not None:
+        session.settle(created(plan.create, applied.touched_ms), delta)
+        return "write"
+    assert plan.update is not None
+    assert session._record is not None
+    session.settle(_as_updated(session, session._record, plan.update, delta, applied), delta)
+    if applied.renewed:
+        session._ticket = plan.ticket
+        return "write"
+    # A cookie with an age of its own is counted anew by sending it again, as often as the store is touched.
+    return "write" if settings.cookie.max_age is not None else None
+
+
+def _as_updated(session: Session, record: Record, changes: Changes, delta: Delta, applied: Applied) -> Record:
+    """The record as this request knows it now: what others changed meanwhile shows at the next read."""
+    fields = {name: text for name, text in session.stored_fields.items() if name not in delta.deletes} | delta.sets
+    fields.update((name, str(total)) for name, total in applied.counters.items())
+    now_ms = applied.touched_ms
+    after = replace(
+        record, version=applied.version, touched_ms=now_ms, read_at_ms=now_ms, idle_ms=changes.idle_ms, fields=fields
+    )
+    if changes.owner is not None:
+        after.owner = changes.owner
+    if changes.absolute_ms is not None:
+        after.deadline_ms = now_ms + changes.absolute_ms
+    if applied.renewed and changes.renewal is not None:
+        after.secret_hash = changes.renewal.secret_hash
+        after.renewed_ms = now_ms
+    return after

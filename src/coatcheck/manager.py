@@ -1,0 +1,225 @@
+"""Runs the lifecycle against a store: everything in a session's life that waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from coatcheck.codec import Codec, JSONCodec
+from coatcheck.cookie import Cookie
+from coatcheck.errors import Conflict, CorruptRecord, ForeignReply, NotLoaded, SessionGone, StoreError
+from coatcheck.events import Event, EventName, Observer
+from coatcheck.lifecycle import Plan, admit, plan, settle, ticket_of
+from coatcheck.record import Applied, Record
+from coatcheck.session import Session
+from coatcheck.settings import Settings
+from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore
+from coatcheck.stores.opening import open_store
+from coatcheck.ticket import Ticket
+
+_log = logging.getLogger("coatcheck")
+
+
+class AsyncSession(Session):
+    """A `Session` that can go to the store and back in the middle of a request."""
+
+    __slots__ = ("_set_cookie", "manager")
+
+    def __init__(self, manager: SessionManager, ticket: Ticket | None) -> None:
+        super().__init__(manager.codec, ticket)
+        self.manager = manager
+        self._set_cookie: str | None = None
+
+    async def load(self) -> None:
+        """Read the session from the store, unless that has been done. For `load="explicit"`.
+
+        Raises:
+            StoreUnavailable: the store is down; nothing is known about the session.
+        """
+        await self.manager.load(self)
+
+    async def commit(self) -> None:
+        """Store this request's changes now rather than at its end; afterwards counters are exact.
+
+        For event streams, WebSockets, and handlers that want to catch a refusal themselves.
+
+        Raises:
+            SessionGone: the session ended meanwhile. Nothing was saved.
+            Conflict: it was changed meanwhile, and `require_unchanged()` was asked for. Nothing was saved.
+            UnstorableValue: a value cannot be stored. Nothing was saved.
+            StoreUnavailable: the store is down, or full; nothing was saved.
+            OutcomeUnknown: the store's answer was lost; the changes may or may not have been saved.
+        """
+        await self.manager.commit(self)
+
+    async def reload(self) -> None:
+        """Read the session again, dropping changes that were not committed.
+
+        In a stream or a WebSocket that lives on, this shows what other requests did, and allows changes again, to be
+        stored with `commit()`.
+
+        Raises:
+            SessionGone: the session has ended: close the connection.
+            NotLoaded: there is no stored session yet.
+            CorruptRecord, StoreUnavailable: as for `load` and `commit`.
+        """
+        await self.manager.reload(self)
+
+    @property
+    def set_cookie(self) -> str | None:
+        """The `Set-Cookie` value that the response must carry after a commit, if any."""
+        return self._set_cookie
+
+
+class SessionManager:
+    """Finds, loads and commits sessions for asynchronous applications. One per application.
+
+    Args:
+        store: where sessions live: a URL, or a store. A store that this manager opened it also closes.
+        settings: timeouts and cookie; the defaults are safe.
+        codec: how values are encoded; JSON by default.
+        observers: called with each `Event`. An observer that raises is logged and passed over.
+    """
+
+    def __init__(
+        self,
+        store: str | AsyncStore,
+        settings: Settings | None = None,
+        *,
+        codec: Codec | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        self.settings = settings or Settings()
+        self.codec: Codec = codec or JSONCodec()
+        self.cookie = Cookie(self.settings.cookie)
+        self._owns_store = isinstance(store, str)
+        self.store: AsyncStore = open_store(store) if isinstance(store, str) else store
+        self._observers = tuple(observers)
+
+    def session_for(self, headers: Iterable[tuple[bytes, bytes]]) -> AsyncSession:
+        """The session of a request with these headers, not yet loaded if the request shows a ticket."""
+        ticket, refusal = ticket_of(headers, self.cookie)
+        if refusal:
+            self._tell("ticket_refused", None, refusal)
+        return AsyncSession(self, ticket)
+
+    async def load(self, session: AsyncSession) -> None:
+        """See `AsyncSession.load`."""
+        ticket = session.ticket
+        if session.loaded or ticket is None:
+            return
+        record: Record | None = None
+        try:
+            record = await self.store.read(ticket.session_id)
+        except CorruptRecord as error:
+            self._tell("record_corrupt", ticket.session_id, error.problem)
+        except StoreError as error:
+            raise self._told(error, ticket.session_id) from None
+        refusal = admit(session, ticket, record)
+        if refusal:
+            self._tell("ticket_refused", ticket.session_id, refusal)
+
+    async def commit(self, session: AsyncSession) -> None:
+        """See `AsyncSession.commit`."""
+        todo = plan(session, self.settings)
+        self._tell_of_unreadable_fields(session)
+        session_id = session.session_id
+        try:
+            applied = await self._carry_out(todo, session_id)
+        except (SessionGone, Conflict) as refusal:
+            self._tell("commit_refused", session_id, type(refusal).__name__)
+            if todo.essential:
+                raise
+            return  # a mere touch came too late; that is no concern of this request's
+        except CorruptRecord as error:
+            self._tell("record_corrupt", session_id, error.problem)
+            raise
+        except StoreError as error:
+            if todo.essential:
+                raise self._told(error, session_id) from None
+            self._told(error, session_id)
+            return
+        action = settle(session, todo, applied, self.settings)
+        if action == "write" and todo.ticket is not None:
+            session._set_cookie = self.cookie.write(todo.ticket.cookie_value)
+        elif action == "erase":
+            session._set_cookie = self.cookie.erase()
+        if todo.create is not None:
+            self._tell("created", session.session_id)
+        elif applied is not None and applied.renewed:
+            self._tell("renewed", session_id)
+        if todo.delete is not None:
+            self._tell("destroyed", todo.delete)
+
+    async def reload(self, session: AsyncSession) -> None:
+        """See `AsyncSession.reload`."""
+        session_id, ticket = session.session_id, session.ticket
+        if session_id is None or ticket is None:
+            raise NotLoaded
+        try:
+            record = await self.store.read(session_id)
+        except StoreError as error:
+            raise self._told(error, session_id) from None
+        if admit(session, ticket, record):
+            raise SessionGone(session_id)
+        session.seal(None)
+
+    async def sessions_of(self, owner: str) -> list[Record]:
+        """All live sessions of one owner, the most recently used first.
+
+        Raises:
+            NotImplementedError: the store keeps no index of owners.
+        """
+        return await self._index().sessions_of(owner)
+
+    async def end_sessions_of(self, owner: str, *, but: str | None = None) -> int:
+        """End all sessions of one owner, for instance after a change of password. Returns how many there were.
+
+        Args:
+            owner: whose sessions.
+            but: a session id to spare, usually the present one's.
+        """
+        ended = 0
+        for record in await self._index().sessions_of(owner):
+            if record.session_id != but and await self.store.delete(record.session_id):
+                ended += 1
+                self._tell("destroyed", record.session_id)
+        return ended
+
+    async def close(self) -> None:
+        """Close the store if this manager opened it."""
+        if self._owns_store:
+            await self.store.close()
+
+    async def _carry_out(self, todo: Plan, session_id: str | None) -> Applied | None:
+        # The old session ends before a new one begins: a crash in between leaves the user logged out, never logged in.
+        if todo.delete is not None:
+            await self.store.delete(todo.delete)
+        if todo.create is not None:
+            return await self.store.create(todo.create)
+        if todo.update is not None and session_id is not None:
+            return await self.store.update(session_id, todo.update)
+        return None
+
+    def _index(self) -> AsyncOwnerIndex:
+        if not isinstance(self.store, AsyncOwnerIndex):
+            raise NotImplementedError(f"{type(self.store).__name__} keeps no index of owners")
+        return self.store
+
+    def _told(self, error: StoreError, session_id: str | None) -> StoreError:
+        name: EventName = "foreign_reply" if isinstance(error, ForeignReply) else "store_unavailable"
+        self._tell(name, session_id, str(error))
+        return error
+
+    def _tell_of_unreadable_fields(self, session: Session) -> None:
+        for error in session.unreadable():
+            self._tell("field_unreadable", error.session_id, f"{error.field}: {error.problem}")
+
+    def _tell(self, name: EventName, session_id: str | None, detail: str = "") -> None:
+        if self._observers:
+            event = Event(name, session_id, detail)
+            for observer in self._observers:
+                try:
+                    observer(event)
+                except Exception:
+                    _log.exception("an observer of sessions failed at %s", name)

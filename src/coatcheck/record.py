@@ -1,0 +1,273 @@
+"""What a store keeps of a session, and what can be done to it.
+
+All times are whole milliseconds of **the store's own clock** since 1970, because web servers' clocks disagree. A record that
+has been read carries the moment of reading on that same clock, so nothing above the stores ever asks what time it is.
+
+The operations on a `Record` in this module are the meaning of the store contract. A store either calls them (memory) or
+does the same in its server's language (Lua, SQL); the contract suite holds both against an independent model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from coatcheck.codec import COUNTER_RANGE
+from coatcheck.errors import Conflict, NotACounter, SessionGone
+from coatcheck.ticket import same_hash
+
+OPERATIONS_REMEMBERED = 8
+"""How many commits a record remembers by id, so that a repeated one changes nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRecord:
+    """A session to be created.
+
+    Attributes:
+        session_id: 16 base64url characters.
+        secret_hash: of the ticket's secret, 64 hexadecimal digits.
+        fields: name to encoded value.
+        idle_ms: the idle timeout.
+        absolute_ms: the absolute timeout, or `None`.
+        owner: whose session it is, or `None` for an anonymous one.
+        operation: id of this commit, 8 characters. Creating again with the same one succeeds and changes nothing.
+    """
+
+    session_id: str
+    secret_hash: str
+    fields: Mapping[str, str]
+    idle_ms: int
+    absolute_ms: int | None
+    owner: str | None
+    operation: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """A session as the store has it.
+
+    Attributes:
+        session_id: names the record. A store checks that it is the one asked for before it hands the record out.
+        secret_hash: of the present ticket's secret, 64 hexadecimal digits.
+        version: 1 at creation, one more with every commit that changed something. A mere touch is no change.
+        created_ms: when the record was created.
+        renewed_ms: when the present secret was issued.
+        touched_ms: when the session was last touched or written.
+        idle_ms: the idle timeout that counts from `touched_ms`.
+        deadline_ms: the absolute end, or `None`.
+        previous_hash: the secret before the last renewal, valid until `previous_until_ms`; or `None`.
+        previous_until_ms: see `previous_hash`.
+        owner: whose session it is, or `None`.
+        operations: ids of the last commits, oldest first, at most `OPERATIONS_REMEMBERED`.
+        fields: name to encoded value.
+        read_at_ms: the store's clock when this record was read.
+    """
+
+    session_id: str
+    secret_hash: str
+    version: int
+    created_ms: int
+    renewed_ms: int
+    touched_ms: int
+    idle_ms: int
+    read_at_ms: int
+    deadline_ms: int | None = None
+    previous_hash: str | None = None
+    previous_until_ms: int = 0
+    owner: str | None = None
+    operations: tuple[str, ...] = ()
+    fields: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def expires_ms(self) -> int:
+        """When the session ends unless it is touched."""
+        idle_end = self.touched_ms + self.idle_ms
+        return idle_end if self.deadline_ms is None else min(idle_end, self.deadline_ms)
+
+    def accepts(self, proof: str, now_ms: int) -> bool:
+        """Whether the secret with this hash opens the record: the present one, or the previous one in its grace."""
+        if same_hash(proof, self.secret_hash):
+            return True
+        return (
+            self.previous_hash is not None and now_ms < self.previous_until_ms and same_hash(proof, self.previous_hash)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """A new secret for a session.
+
+    Attributes:
+        secret_hash: of the new secret.
+        grace_ms: how long the secret that asked stays valid beside the new one; 0 ends every other secret at once.
+        replaces: for a periodic renewal, the hash that must still be the present one; otherwise the renewal alone is
+            left out, because a request beside this one renewed already and the browser gets that ticket. `None` for a
+            renewal that the application asked for, which always takes place.
+    """
+
+    secret_hash: str
+    grace_ms: int = 0
+    replaces: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """All that one commit does to a record, applied atomically or not at all.
+
+    In this order: `retain` clears, `deletes` and `sets` and `increments` follow; no field is in more than one of the
+    three. Every commit also touches: the idle timeout starts anew.
+
+    Attributes:
+        proof: hash of the secret with which the session was read. The commit is refused if it opens the record no
+            longer, so that a request which was under way at logout or login can add nothing afterwards.
+        idle_ms: the idle timeout that counts from now.
+        operation: id of this commit, 8 characters; `""` for a mere touch, which may be repeated at will.
+        read_version: the version on which the commit is based; 0 if none.
+        retry: whether this commit may have been sent before. If the record then cannot tell whether it was applied
+            (more than `OPERATIONS_REMEMBERED` commits came since `read_version`), the outcome is unknown.
+        unchanged: refuse with `Conflict` unless the version is still `read_version`.
+        retain: `None` to keep all fields; else remove every field but those named here and the entries of maps named
+            here, those included that this request has never seen.
+        sets: name to encoded value.
+        deletes: names; one that does not exist is no error.
+        increments: name to addend. A field that does not exist counts from 0.
+        renewal: a new secret, or `None`.
+        owner: the new owner, or `None` to keep the present one.
+        absolute_ms: an absolute timeout that starts anew now, or `None` to keep the present deadline.
+    """
+
+    proof: str
+    idle_ms: int
+    operation: str = ""
+    read_version: int = 0
+    retry: bool = False
+    unchanged: bool = False
+    retain: tuple[str, ...] | None = None
+    sets: Mapping[str, str] = field(default_factory=dict)
+    deletes: tuple[str, ...] = ()
+    increments: Mapping[str, int] = field(default_factory=dict)
+    renewal: Renewal | None = None
+    owner: str | None = None
+    absolute_ms: int | None = None
+
+    def again(self) -> Changes:
+        """The same commit, to be sent once more after an answer that did not come."""
+        return replace(self, retry=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The answer to a commit.
+
+    Attributes:
+        version: the record's version after it.
+        touched_ms: the store's clock when it was applied.
+        counters: the new values of the incremented fields.
+        renewed: whether the renewal that it asked for took place.
+    """
+
+    version: int
+    touched_ms: int
+    counters: Mapping[str, int] = field(default_factory=dict)
+    renewed: bool = False
+
+
+Outcome: TypeAlias = Applied | Literal["unknown"]
+
+
+def created(new: NewRecord, now_ms: int) -> Record:
+    """The record that `new` becomes at `now_ms`."""
+    return Record(
+        session_id=new.session_id,
+        secret_hash=new.secret_hash,
+        version=1,
+        created_ms=now_ms,
+        renewed_ms=now_ms,
+        touched_ms=now_ms,
+        idle_ms=new.idle_ms,
+        deadline_ms=None if new.absolute_ms is None else now_ms + new.absolute_ms,
+        owner=new.owner,
+        operations=(new.operation,),
+        fields=dict(new.fields),
+        read_at_ms=now_ms,
+    )
+
+
+def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int) -> tuple[Record, Outcome]:
+    """The record after a commit, and the answer. The record given is left as it is.
+
+    Returns:
+        the new record, and `Applied` or `"unknown"` (see `Changes.retry`).
+
+    Raises:
+        SessionGone: there is no record, or the secret opens it no longer.
+        Conflict: the version is not the one asked for.
+        NotACounter: an increment met something else, or would leave 64 bits.
+    """
+    if record is None or record.expires_ms <= now_ms:
+        raise SessionGone(session_id)
+    if changes.operation and changes.operation in record.operations:  # before the proof: it may have renewed it
+        counters = {name: _counter(name, record.fields.get(name, "0")) for name in changes.increments}
+        renewed = changes.renewal is not None and record.secret_hash == changes.renewal.secret_hash
+        return record, Applied(record.version, record.touched_ms, counters, renewed)
+    if changes.retry and changes.operation and record.version - changes.read_version > OPERATIONS_REMEMBERED:
+        return record, "unknown"
+    if not record.accepts(changes.proof, now_ms):
+        raise SessionGone(session_id)
+    if changes.unchanged and record.version != changes.read_version:
+        raise Conflict(session_id)
+
+    fields = record.fields if changes.retain is None else retained(record.fields, changes.retain)
+    fields = {name: text for name, text in fields.items() if name not in changes.deletes} | dict(changes.sets)
+    counters = {}
+    for name, addend in changes.increments.items():
+        counters[name] = _counter(name, fields.get(name, "0")) + addend
+        if counters[name] not in COUNTER_RANGE:
+            raise NotACounter(name, "the result would not fit into 64 bits")
+        fields[name] = str(counters[name])
+
+    after = replace(record, fields=fields, touched_ms=max(now_ms, record.touched_ms), idle_ms=changes.idle_ms)
+    if changes.operation:
+        after.version += 1
+        after.operations = (*record.operations, changes.operation)[-OPERATIONS_REMEMBERED:]
+    if changes.owner is not None:
+        after.owner = changes.owner
+    if changes.absolute_ms is not None:
+        after.deadline_ms = now_ms + changes.absolute_ms
+    renewal = changes.renewal
+    renewed = renewal is not None and renewal.replaces in (None, record.secret_hash)
+    if renewal is not None and renewed:
+        after.secret_hash = renewal.secret_hash
+        after.renewed_ms = now_ms
+        after.previous_hash = changes.proof if renewal.grace_ms else None
+        after.previous_until_ms = now_ms + renewal.grace_ms if renewal.grace_ms else 0
+    return after, Applied(after.version, after.touched_ms, counters, renewed)
+
+
+def retained(fields: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Those of `fields` that are named, or are entries of a map that is named."""
+    exact = frozenset(names)
+    return {name: text for name, text in fields.items() if name in exact or map_of(name) in exact}
+
+
+def entry_field(map_name: str, key: str) -> str:
+    """The field that holds the entry `key` of a map: `cart[sku-42]`."""
+    return f"{map_name}[{key}]"
+
+
+def map_of(field_name: str) -> str | None:
+    """The map of which this field is an entry, or `None`."""
+    name, bracket, _ = field_name.partition("[")
+    return name if bracket and field_name.endswith("]") else None
+
+
+def _counter(name: str, text: str) -> int:
+    """The integer in a stored text. As strict as HINCRBY: no sign but minus, no white space, no leading zero."""
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and (digits == "0" or not digits.startswith("0")) and text != "-0":
+        value = int(text) if len(digits) <= 19 else COUNTER_RANGE.stop
+        if value in COUNTER_RANGE:
+            return value
+    raise NotACounter(name)

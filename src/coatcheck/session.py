@@ -1,0 +1,471 @@
+"""The session that a handler works with: a mapping that knows what was read, set, deleted and incremented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
+from coatcheck.errors import NotACounter, NotLoaded, TooLate, UnreadableField, UnstorableValue
+from coatcheck.record import Record, entry_field, retained
+from coatcheck.ticket import Ticket
+
+
+@dataclass(slots=True)
+class Delta:
+    """What a handler did to a session's fields. No field is in more than one of sets, deletes and increments."""
+
+    retain: tuple[str, ...] | None
+    sets: dict[str, str]
+    deletes: tuple[str, ...]
+    increments: dict[str, int]
+
+    def __bool__(self) -> bool:
+        return bool(self.sets or self.deletes or self.increments or self.retain is not None)
+
+
+class Session(MutableMapping[str, Any]):
+    """One user's session, as a mapping of field names to values.
+
+    Fields are decoded when they are first looked at. Changes are tracked per field, values changed in place included,
+    and reach the store when the request ends, so two requests that change different fields never undo one another.
+
+    A field's name is any non-empty string that does not begin with `@`. Values are what `coatcheck.codec` can carry.
+    """
+
+    __slots__ = (
+        "_added",
+        "_codec",
+        "_deleted",
+        "_ended",
+        "_fields",
+        "_looked",
+        "_owner",
+        "_record",
+        "_renew",
+        "_retain",
+        "_sealed",
+        "_seen",
+        "_texts",
+        "_ticket",
+        "_unchanged",
+        "_undeliverable",
+        "_unreadable",
+        "_written",
+    )
+
+    def __init__(self, codec: Codec, ticket: Ticket | None = None) -> None:
+        self._codec = codec
+        self._looked = False
+        self._sealed: TooLate | None = None  # why nothing can be changed any more
+        self._undeliverable: TooLate | None = None  # why no new ticket can reach the browser any more
+        self._unreadable: dict[str, UnreadableField] = {}
+        self._ended: str | None = None  # id of the session that destroy() ended, until the store has deleted it
+        # A session whose browser shows a ticket is loaded from the store first; until then it has no fields to show.
+        self._ticket = ticket
+        self._record: Record | None = None
+        self._fields: dict[str, str] | None = None if ticket is not None else {}
+        self._seen: dict[str, Any] = {}  # decoded values
+        # What this request did: values set and their encodings, fields deleted, sums added, and what a clearing spares.
+        self._written: dict[str, Any] = {}
+        self._texts: dict[str, str] = {}
+        self._deleted: set[str] = set()
+        self._added: dict[str, int] = {}
+        self._retain: tuple[str, ...] | None = None
+        self._renew = False
+        self._unchanged = False
+        self._owner: str | None = None
+
+    # --- the mapping -------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Any:
+        """The field's value. `KeyError` if there is none; `UnreadableField`, a `KeyError`, if it cannot be decoded."""
+        fields = self._look()
+        if name in self._written:
+            return self._written[name]
+        if name in self._deleted:
+            raise KeyError(name)
+        value = self._decoded(fields, name)
+        return value + self._added[name] if name in self._added else value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Set a field. Raises `UnstorableValue` at once for a value that would not come back unchanged."""
+        self._look()
+        self._change(name)
+        self._texts[name] = self._codec.encode(self._session_id_to_be(), name, value)
+        self._written[name] = value
+        self._added.pop(name, None)
+        self._deleted.discard(name)
+
+    def __delitem__(self, name: str) -> None:
+        fields = self._look()
+        if not self._has(fields, name):
+            raise KeyError(name)
+        self._change(name)
+        self._drop(name)
+        if name in fields:
+            self._deleted.add(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the fields that can be read: those of the store first, then those of this request."""
+        fields = self._look()
+        return iter([name for name in self._names(fields) if self._readable(fields, name)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        fields = self._look()
+        return isinstance(name, str) and self._has(fields, name) and self._readable(fields, name)
+
+    def clear(self) -> None:
+        """Remove all fields, entries of maps and fields that this request has not seen included."""
+        self._look()
+        self._change()
+        self._forget_changes()
+        self._keep_only(())
+
+    # --- what a mapping lacks ----------------------------------------------------------------------------------------
+
+    def increment(self, name: str, by: int = 1) -> int:
+        """Add `by` (may be negative) to an integer field, exactly, however many requests do so at once.
+
+        A field that does not exist counts from 0.
+
+        Returns:
+            the sum as this request sees it. Others may add at the same time; `session[name]` is exact once the
+            request has committed.
+
+        Raises:
+            NotACounter: the field holds something else, or the sum would leave 64 bits.
+        """
+        fields = self._look()
+        if type(by) is not int:
+            raise TypeError(f"session field {name!r} is incremented by an int, not by {type(by).__qualname__}")
+        self._change(name)
+        value = self[name] if self._has(fields, name) else 0
+        if type(value) is not int:
+            raise NotACounter(name, f"it holds a {type(value).__qualname__}")
+        total = value + by
+        if total not in COUNTER_RANGE or by not in COUNTER_RANGE:
+            raise NotACounter(name, "the result would not fit into 64 bits")
+        if name in self._written or name in self._deleted or self._record is None:
+            self[name] = total
+        else:
+            self._added[name] = self._added.get(name, 0) + by
+        return total
+
+    def map(self, name: str) -> FieldMap:
+        """A map whose entries are fields of their own, so that two requests that change two entries both count.
+
+        The entry `sku-42` of the map `cart` is the field `cart[sku-42]`. An ordinary dict in a field is one value:
+        of two requests that change it at once the later wins.
+        """
+        if not name or "[" in name or name.startswith("@"):
+            raise ValueError(f"map name {name!r}: use a non-empty name without '[' that does not begin with '@'")
+        return FieldMap(self, name)
+
+    def renew(self, *, owner: str | None = None, keep: bool | Iterable[str] = ()) -> None:
+        """Give the browser a new ticket and end the old one at once, on every server. The session id stays.
+
+        Call it wherever somebody's rights change. At login pass `owner`: the fields that were stored for somebody
+        else (usually nobody) are dropped, so that nothing planted before the login survives it, and the absolute
+        timeout starts anew. Fields that this request sets stay.
+
+        Args:
+            owner: whose session this is from now on, for instance a user id.
+            keep: fields and maps to carry over to a new owner, or `True` for all.
+        """
+        self._look()
+        self._change()
+        if self._undeliverable is not None:
+            raise self._undeliverable
+        if owner is not None:
+            if not isinstance(owner, str) or not owner:
+                raise ValueError(f"owner={owner!r}: use a non-empty string, such as the user's id")
+            names = () if keep is True or keep is False else (keep,) if isinstance(keep, str) else tuple(keep)
+            if owner != self.owner and keep is not True:
+                self._added = {name: by for name, by in self._added.items() if retained({name: ""}, names)}
+                self._keep_only(names)
+            self._owner = owner
+        self._renew = True
+
+    def destroy(self) -> None:
+        """End the session: delete its record and take the ticket back. Final, whatever other requests still do.
+
+        What is set afterwards begins a new session with a new id.
+        """
+        self._look()
+        self._change()
+        if self._record is not None:
+            self._ended = self._record.session_id
+        self._ticket = None
+        self._record = None
+        self._fields = {}
+        self._seen = {}
+        self._renew = self._unchanged = False
+        self._owner = None
+        self._forget_changes()
+
+    def require_unchanged(self) -> None:
+        """Commit only if no other request has changed the session since this one read it; else raise `Conflict`."""
+        self._look()
+        self._unchanged = True
+
+    @property
+    def session_id(self) -> str | None:
+        """The session's id, which may be logged; `None` until the session has been stored."""
+        return None if self._record is None else self._record.session_id
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the store has no record of this session yet."""
+        self._look()
+        return self._record is None
+
+    @property
+    def owner(self) -> str | None:
+        """Whose session it is, as given to `renew(owner=…)`; `None` for an anonymous one."""
+        self._look()
+        return self._owner or (None if self._record is None else self._record.owner)
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the session was created, by the store's clock; `None` until it has been stored."""
+        self._look()
+        return None if self._record is None else datetime.fromtimestamp(self._record.created_ms / 1000, UTC)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the session ends unless it is used, by the store's clock; `None` until it has been stored."""
+        self._look()
+        return None if self._record is None else datetime.fromtimestamp(self._record.expires_ms / 1000, UTC)
+
+    def __repr__(self) -> str:
+        """The id and the names of the fields. Never a value: they are somebody's."""
+        if self._fields is None:
+            return f"<{type(self).__name__} not loaded>"
+        return f"<{type(self).__name__} {self.session_id or 'new'}: {', '.join(self._names(self._fields)) or 'empty'}>"
+
+    # --- for the lifecycle and the manager ---------------------------------------------------------------------------
+
+    def delta(self) -> Delta:
+        """What this request changed, compared with what it was given. Raises `UnstorableValue` for a value in the way."""
+        session_id = self._session_id_to_be()
+        sets = {}
+        for name, value in self._written.items():
+            mutable = type(value) not in IMMUTABLE
+            sets[name] = self._codec.encode(session_id, name, value) if mutable else self._texts[name]
+        if self._seen:
+            for name, value in self._seen.items():
+                if type(value) not in IMMUTABLE and name not in sets and name not in self._deleted:
+                    text = self._codec.encode(session_id, name, value)
+                    if text != self.stored_fields[name] and text != self._as_we_write_it(name):
+                        sets[name] = text
+        return Delta(self._retain, sets, tuple(self._deleted), self._added)
+
+    @property
+    def stored_fields(self) -> dict[str, str]:
+        """The encoded fields as the store has them, without those that a new owner or `clear()` dropped."""
+        return self._fields or {}
+
+    def admit(self, record: Record | None) -> None:
+        """Take the record that the ticket opens; `None` if it opens none. A ticket that opens nothing is never adopted."""
+        self._record = record
+        self._fields = {} if record is None else record.fields
+        self._seen = {}
+        self._forget_changes()
+        if record is None:
+            self._ticket = None
+
+    def settle(self, record: Record, delta: Delta) -> None:
+        """Take note that the store has `record`, `delta` included: from here on, changes count from there."""
+        self._record = record
+        self._fields = record.fields
+        seen = self._seen | self._written
+        self._seen = {name: seen[name] for name in record.fields if name in seen and name not in delta.increments}
+        self._renew = self._unchanged = False
+        self._owner = None
+        self._forget_changes()
+
+    def seal(self, reason: TooLate | None) -> None:
+        """From now on every change raises `reason`; with `None` changes are allowed again."""
+        self._sealed = reason
+
+    @property
+    def sealed(self) -> bool:
+        """Whether changes are refused."""
+        return self._sealed is not None
+
+    def close_cookie(self, reason: TooLate) -> None:
+        """From now on whatever needs a new ticket, which is a new session or a renewal, raises `reason`."""
+        self._undeliverable = reason
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether the handler looked at the session in any way, so that the response depends on the cookie."""
+        return self._looked
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """The ticket that the browser shows, or will."""
+        return self._ticket
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the stored session, if there is one, has been read."""
+        return self._fields is not None
+
+    def unreadable(self) -> list[UnreadableField]:
+        """The fields that could not be decoded since this was last asked."""
+        errors = list(self._unreadable.values())
+        self._unreadable.clear()
+        return errors
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> dict[str, str]:
+        """Note that the handler looks at the session, and give its stored fields."""
+        self._looked = True
+        if self._fields is None:
+            raise NotLoaded
+        return self._fields
+
+    def _change(self, name: str | None = None) -> None:
+        """Check that a change can still be made, and that `name` can name a field."""
+        if self._sealed is not None:
+            raise self._sealed
+        if self._undeliverable is not None and self._record is None:
+            raise self._undeliverable
+        if name is not None:
+            if not isinstance(name, str) or not name or name.startswith("@"):
+                raise UnstorableValue(
+                    str(name), name, "a field's name is a non-empty string that does not begin with '@'"
+                )
+            if not name.isascii():
+                try:
+                    name.encode()
+                except UnicodeEncodeError:
+                    raise UnstorableValue(ascii(name), name, "a field's name must be valid Unicode") from None
+
+    def _names(self, fields: dict[str, str]) -> dict[str, None]:
+        """The names of all fields as they are after this request's changes, in order."""
+        names = dict.fromkeys(name for name in fields if name not in self._deleted and not name.startswith("@"))
+        names.update(dict.fromkeys(self._written))
+        names.update(dict.fromkeys(self._added))
+        return names
+
+    def _has(self, fields: dict[str, str], name: str) -> bool:
+        if name in self._written or name in self._added:
+            return True
+        return name in fields and name not in self._deleted and not name.startswith("@")
+
+    def _readable(self, fields: dict[str, str], name: str) -> bool:
+        if name in self._written or name in self._added:
+            return True
+        try:
+            self._decoded(fields, name)
+        except UnreadableField:
+            return False
+        return True
+
+    def _decoded(self, fields: dict[str, str], name: str) -> Any:
+        try:
+            return self._seen[name]
+        except KeyError:
+            pass
+        text = fields.get(name)
+        if text is None or name.startswith("@"):
+            if name in self._added:
+                return 0
+            raise KeyError(name)
+        session_id = self._session_id_to_be()
+        try:
+            value = self._seen[name] = self._codec.decode(session_id, name, text)
+        except ValueError as problem:
+            error = self._unreadable[name] = UnreadableField(name, session_id, str(problem))
+            raise error from None
+        return value
+
+    def _as_we_write_it(self, name: str) -> str:
+        """A stored text in our own spelling: another language may space or order it differently."""
+        session_id = self._session_id_to_be()
+        value = self._codec.decode(session_id, name, self.stored_fields[name])
+        return self._codec.encode(session_id, name, value)
+
+    def _session_id_to_be(self) -> str:
+        """The id that the record has or will have. The ticket of a new session is made when it is first needed."""
+        if self._ticket is None:
+            self._ticket = Ticket.new()
+        return self._ticket.session_id
+
+    def _drop(self, name: str) -> None:
+        self._written.pop(name, None)
+        self._texts.pop(name, None)
+        self._added.pop(name, None)
+
+    def _keep_only(self, names: tuple[str, ...]) -> None:
+        """Drop every stored field but the named ones, here and, when committed, in the store."""
+        if self._record is None:
+            return
+        if self._retain is not None:
+            names = tuple(name for name in names if name in self._retain)
+        self._retain = names
+        self._fields = retained(self._fields or {}, names)
+        self._seen = {name: value for name, value in self._seen.items() if name in self._fields}
+        self._deleted &= self._fields.keys()
+
+    def _forget_changes(self) -> None:
+        self._written, self._texts, self._deleted, self._added = {}, {}, set(), {}
+        self._retain = None
+
+
+class FieldMap(MutableMapping[str, Any]):
+    """A map inside a session; see `Session.map`. It holds nothing itself: it is a view of the session's fields."""
+
+    __slots__ = ("_name", "_session")
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._name = name
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return self._session[entry_field(self._name, key)]
+        except UnreadableField:
+            raise
+        except KeyError:
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._session[self._field(key)] = value
+
+    def __delitem__(self, key: str) -> None:
+        try:
+            del self._session[entry_field(self._name, key)]
+        except KeyError:
+            raise KeyError(key) from None
+
+    def __iter__(self) -> Iterator[str]:
+        start = self._name + "["
+        return iter([field[len(start) : -1] for field in self._session if field.startswith(start) and field[-1] == "]"])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and entry_field(self._name, key) in self._session
+
+    def increment(self, key: str, by: int = 1) -> int:
+        """Add `by` to an entry, exactly; see `Session.increment`."""
+        return self._session.increment(self._field(key), by)
+
+    def __repr__(self) -> str:
+        return f"<map {self._name!r} of {self._session!r}>"
+
+    def _field(self, key: str) -> str:
+        if not isinstance(key, str):
+            raise UnstorableValue(self._name, key, "a map's keys are strings")
+        return entry_field(self._name, key)

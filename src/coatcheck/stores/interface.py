@@ -1,0 +1,125 @@
+"""The store contract. These docstrings are the contract; `coatcheck.testing` holds any store against them.
+
+A store keeps records by session id. It is small enough to write in an afternoon: four verbs, and what each must do is
+spelled out by `coatcheck.record.created` and `coatcheck.record.apply`, which a store may call. Powers beyond the four are
+protocols of their own.
+
+**Time** is the store's own, in whole milliseconds since 1970. A store never trusts a web server's clock, and hands out the
+moment of reading with each record.
+
+**Failing** has three outcomes that never mix. *Absent*: `read` gives `None`, `update` raises `SessionGone`. *Down*:
+`StoreUnavailable` (or `OutcomeUnknown`, when a commit was sent and its answer never came). *Corrupt*: `CorruptRecord`.
+
+**Cancelling** a call at any moment leaks nothing, and never lets its answer reach another call.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from coatcheck.record import Applied, Changes, NewRecord, Record
+
+
+class AsyncStore(Protocol):
+    """Where sessions live, for asynchronous applications. Used from one event loop at a time."""
+
+    async def create(self, new: NewRecord) -> Applied:
+        """Store a new record, with version 1, that expires by its idle and absolute timeouts.
+
+        Atomic: a record with all fields and its expiry, or none. Repeating the call with the same `operation`
+        succeeds and changes nothing.
+
+        Raises:
+            SessionExists: there is a live record with this id already; it is left as it is.
+            StoreFull: there is no room.
+            StoreUnavailable, OutcomeUnknown: see the module's docstring.
+        """
+        ...
+
+    async def read(self, session_id: str) -> Record | None:
+        """The live record with this id, the store's present time included, or `None`.
+
+        Reading does not touch. An expired record is absent, whether or not it has been removed yet. The record
+        given must be `session_id`'s own: a store that gets another one drops the connection and raises.
+
+        Raises:
+            CorruptRecord: what is stored under this id is no session record.
+            ForeignReply: the answer belonged to another request.
+            StoreUnavailable: see the module's docstring.
+        """
+        ...
+
+    async def update(self, session_id: str, changes: Changes) -> Applied:
+        """Apply a commit atomically, exactly once, and never to a record that is gone.
+
+        What it means is `coatcheck.record.apply`, by the store's own clock. Two commits never interleave. Repeating
+        a commit that was applied (the same `operation`, among the last `OPERATIONS_REMEMBERED`) changes nothing and
+        gives the record's present version and counters.
+
+        Returns:
+            the new version, the time of the commit and the new values of the incremented fields.
+
+        Raises:
+            SessionGone: no live record, or `changes.proof` opens it no longer. Nothing was written or created.
+            Conflict: `changes.unchanged`, and the version has moved on. Nothing was written.
+            NotACounter: an increment of something else. Nothing was written.
+            StoreFull: there is no room for it. Nothing was written.
+            OutcomeUnknown: it was sent, and whether it was applied cannot be known.
+            StoreUnavailable: it was not applied.
+            CorruptRecord, ForeignReply: as for `read`.
+        """
+        ...
+
+    async def delete(self, session_id: str) -> bool:
+        """Remove the record, whatever is in it. Returns whether there was one. Repeating is harmless.
+
+        Raises:
+            StoreUnavailable: see the module's docstring.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections that this store opened itself. What it was handed stays open."""
+        ...
+
+
+class SyncStore(Protocol):
+    """Where sessions live, for synchronous applications. May be used from many threads. Means what `AsyncStore` means."""
+
+    def create(self, new: NewRecord) -> Applied:
+        """See `AsyncStore.create`."""
+        ...
+
+    def read(self, session_id: str) -> Record | None:
+        """See `AsyncStore.read`."""
+        ...
+
+    def update(self, session_id: str, changes: Changes) -> Applied:
+        """See `AsyncStore.update`."""
+        ...
+
+    def delete(self, session_id: str) -> bool:
+        """See `AsyncStore.delete`."""
+        ...
+
+    def close(self) -> None:
+        """See `AsyncStore.close`."""
+        ...
+
+
+@runtime_checkable
+class AsyncOwnerIndex(Protocol):
+    """A store that can find the sessions of one owner: for a list of devices, and for logging out everywhere."""
+
+    async def sessions_of(self, owner: str) -> list[Record]:
+        """All live records of this owner, the most recently touched first. Reading them does not touch them."""
+        ...
+
+
+@runtime_checkable
+class SyncOwnerIndex(Protocol):
+    """See `AsyncOwnerIndex`."""
+
+    def sessions_of(self, owner: str) -> list[Record]:
+        """See `AsyncOwnerIndex.sessions_of`."""
+        ...

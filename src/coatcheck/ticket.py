@@ -1,0 +1,71 @@
+"""The ticket: what the browser keeps. A session id that names the record, and a secret that opens it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+
+_ID_CHARACTERS = 16  # 96 random bits, base64url
+_SECRET_CHARACTERS = 32  # 192 random bits, base64url
+_FORM = re.compile(rf"[A-Za-z0-9_-]{{{_ID_CHARACTERS + _SECRET_CHARACTERS}}}", re.ASCII)
+
+
+class Ticket:
+    """A session id and the secret that proves possession of it.
+
+    The id may be logged; it opens nothing. The secret appears in the cookie and nowhere else: `repr` hides it, and
+    stores get only its hash (OWASP ASVS 5.0, 7.2.3 and 11.4.1; NIST SP 800-63B-4, 5.1: at least 64 random bits).
+    """
+
+    __slots__ = ("_hash", "_secret", "session_id")
+
+    def __init__(self, session_id: str, secret: str) -> None:
+        self.session_id = session_id
+        self._secret = secret
+        self._hash = ""
+
+    @classmethod
+    def new(cls) -> Ticket:
+        """A ticket with a fresh id and a fresh secret from the operating system's random source."""
+        return cls(secrets.token_urlsafe(12), secrets.token_urlsafe(24))
+
+    @classmethod
+    def parse(cls, text: str) -> Ticket | None:
+        """The ticket in a cookie's value, or `None` for anything that is not exactly of a ticket's form."""
+        if _FORM.fullmatch(text) is None:
+            return None
+        return cls(text[:_ID_CHARACTERS], text[_ID_CHARACTERS:])
+
+    def renewed(self) -> Ticket:
+        """A ticket for the same session with a fresh secret."""
+        return Ticket(self.session_id, secrets.token_urlsafe(24))
+
+    @property
+    def cookie_value(self) -> str:
+        """What goes into the cookie, 48 characters. The one place where the secret comes out."""
+        return self.session_id + self._secret
+
+    @property
+    def secret_hash(self) -> str:
+        """SHA-256 of the secret, 64 hexadecimal digits: all that a store ever sees of it.
+
+        A fast hash is right here, unlike for passwords: 192 random bits cannot be guessed.
+        """
+        if not self._hash:
+            self._hash = hashlib.sha256(self._secret.encode("ascii")).hexdigest()
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Ticket({self.session_id!r}, secret hidden)"
+
+
+def same_hash(one: str, other: str) -> bool:
+    """Whether two secret hashes are equal, in time that does not depend on where they differ."""
+    return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode("utf-8", "surrogateescape"))
+
+
+def new_operation_id() -> str:
+    """An id for one commit, 8 characters: enough to tell apart the few commits that a record remembers."""
+    return secrets.token_urlsafe(6)
