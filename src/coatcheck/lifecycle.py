@@ -97,10 +97,12 @@ def plan(session: Session, settings: Settings) -> Plan:
         renewal = Renewal(
             secret_hash=renewed.secret_hash, replaces=record.secret_hash, grace_ms=settings.renew_grace_ms
         )
-        touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms, renewal=renewal)
+        touch = Changes(
+            proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record), renewal=renewal
+        )
         return Plan(update=touch, essential=False, ticket=renewed, delta=delta)
     if now_ms - record.touched_ms >= settings.touch_ms:
-        touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms)
+        touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record))
         return Plan(update=touch, essential=False, ticket=ticket, delta=delta)
     return _NOTHING
 
@@ -139,10 +141,15 @@ def _plan_update(session: Session, record: Record, ticket: Ticket, delta: Delta,
         deletes=delta.deletes,
         increments=delta.increments,
         renewal=Renewal(secret_hash=renewed.secret_hash) if session._renew else None,
-        owner=session._owner,
+        owner=session._owner or _indexed_owner(record),
         absolute_ms=None if session._owner is None else settings.absolute_ms,
     )
     return Plan(update=changes, ticket=renewed, delta=delta)
+
+
+def _indexed_owner(record: Record) -> str | None:
+    """The owner, where an index of owners must be told of each touch: nothing else bounds how long the session lives."""
+    return record.owner if record.deadline_ms is None else None
 
 
 def _renewal_due(record: Record, ticket: Ticket, renew_ms: int) -> bool:

@@ -134,7 +134,8 @@ class Changes:
         deletes: names; one that does not exist is no error.
         increments: name to addend. A field that does not exist counts from 0.
         renewal: a new secret, or `None`.
-        owner: the new owner, or `None` to keep the present one.
+        owner: whose session it is from now on, or `None` to keep the present owner. A session without a deadline names
+            its owner in every commit, because an index of owners cannot tell otherwise how long it lives.
         absolute_ms: an absolute timeout that starts anew now, or `None` to keep the present deadline.
     """
 

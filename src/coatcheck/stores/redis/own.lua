@@ -1,0 +1,12 @@
+-- Note that an owner has this session. An entry outlives its session at most until its score, when it is repaired.
+-- KEYS[1]  the owner's sorted set: session ids, scored by the time when they end at the latest
+-- ARGV     session id, ms for which the session may live from now on
+-- Gives    {'ok', session id}
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ends = now + ARGV[2]
+local left = redis.call('PTTL', KEYS[1])
+redis.call('ZADD', KEYS[1], string.format('%.0f', ends), ARGV[1])
+redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(ends, now + left)))
+return {'ok', ARGV[1]}

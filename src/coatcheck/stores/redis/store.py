@@ -1,0 +1,243 @@
+"""The Redis and Valkey store: sends what `layout` says, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import redis.asyncio as client
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from coatcheck.errors import (
+    ConfigurationError,
+    CorruptRecord,
+    OutcomeUnknown,
+    StoreFull,
+    StoreUnavailable,
+)
+from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.stores.opening import without_password
+from coatcheck.stores.redis.layout import Command, Layout, with_script_text
+from coatcheck.stores.redis.transport import ErrorReply, ExchangeFailed, PooledTransport, Transport
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
+
+
+class RedisStore:
+    """Sessions in Redis (5 or later) or Valkey, outside the web servers: any server serves any user.
+
+    One round trip per verb. Acknowledged means: in the memory of the server; what survives its crash is its persistence
+    settings' business. A full server (`noeviction`) refuses writes with `StoreFull`; reading and deleting go on.
+
+    A commit whose answer was lost is sent once more, under the same operation id, so that it is applied once. This is the
+    only layer that repeats anything, and only when a connection broke on which the command had been sent: while
+    the server is down nothing is repeated.
+
+    Args:
+        transport: what carries the commands.
+        layout: key names.
+    """
+
+    def __init__(self, transport: Transport, layout: Layout) -> None:
+        self._transport = transport
+        self._layout = layout
+
+    @classmethod
+    def from_url(cls, url: str) -> RedisStore:
+        """A store by URL: `redis://user:password@host:6379/0`, `rediss://` for TLS, `unix:///path/to/socket?db=0`.
+
+        `valkey://` and `valkeys://` mean the same. Options in the query:
+
+        - `prefix`: what all keys begin with; default `coatcheck:`.
+        - `timeout`: seconds for one exchange, connecting included; default 1.
+        - `max_connections`: default 50 per process; who finds none free waits, within the timeout.
+        - whatever else `redis.asyncio.Connection` takes, such as `ssl_ca_certs` or `ssl_certfile`.
+        """
+        shown = without_password(url)
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        prefix = options.pop("prefix", "coatcheck:")
+        timeout = _number("timeout", options.pop("timeout", "1"), float)
+        most = _number("max_connections", options.pop("max_connections", "50"), int)
+        plain = urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme], query=urlencode(options)))
+        try:
+            pool = client.BlockingConnectionPool.from_url(
+                plain,
+                max_connections=most,
+                timeout=None,  # the exchange's own timeout bounds the waiting
+                protocol=3,
+                retry=Retry(NoBackoff(), 0),
+                socket_connect_timeout=timeout,
+                socket_timeout=timeout,
+            )
+            pool.make_connection()  # type: ignore[no-untyped-call]  # this connects nowhere, but looks at the options
+        except (TypeError, ValueError, client.RedisError) as error:
+            raise ConfigurationError(
+                "store", shown, str(error), "See docs/stores.md for the options of a URL"
+            ) from None
+        return cls(PooledTransport(pool, owned=True, timeout=timeout), Layout(shown, prefix))
+
+    @classmethod
+    def from_client(cls, redis: client.Redis, *, prefix: str = "coatcheck:", timeout: float = 1.0) -> RedisStore:
+        """A store over the caller's own client, whose connections it shares and never closes.
+
+        Switch the client's retries off (`retry=Retry(NoBackoff(), 0)`): they would repeat increments.
+        """
+        pool = redis.connection_pool
+        return cls(PooledTransport(pool, owned=False, timeout=timeout), Layout("(the caller's own client)", prefix))
+
+    async def create(self, new: NewRecord) -> Applied:
+        commands = [self._layout.create(new)]
+        if new.owner is not None:
+            # First the index: an entry without a session is repaired when read, a session without entry would be missed.
+            commands.insert(0, self._layout.own(new.owner, new.session_id, new.absolute_ms or new.idle_ms))
+
+        def answer(replies: list[Any]) -> Applied:
+            return self._layout.created(new, self._good(new.session_id, replies)[-1])
+
+        return await self._commit(new.session_id, commands, commands, answer)
+
+    async def read(self, session_id: str) -> Record | None:
+        def answer(replies: list[Any]) -> Record | None:
+            return self._layout.record(session_id, self._good(session_id, replies))
+
+        return await self._ask(self._layout.read(session_id), answer)
+
+    async def update(self, session_id: str, changes: Changes) -> Applied:
+        commands = [self._layout.update(session_id, changes)]
+        again = [self._layout.update(session_id, changes.again())]
+        if changes.owner is not None:
+            own = self._layout.own(changes.owner, session_id, changes.absolute_ms or changes.idle_ms)
+            commands.insert(0, own)
+            again.insert(0, own)
+
+        def answer(replies: list[Any]) -> Applied:
+            return self._layout.updated(session_id, changes, self._good(session_id, replies)[-1])
+
+        return await self._commit(session_id, commands, again, answer)
+
+    async def delete(self, session_id: str) -> bool:
+        def answer(replies: list[Any]) -> tuple[bool, str | None]:
+            self._good(session_id, replies[1:])  # the first may fail: what is no hash can be deleted too
+            return self._layout.deleted(session_id, replies)
+
+        existed, owner = await self._ask(self._layout.delete(session_id), answer)
+        if owner is not None:
+            with suppress(StoreUnavailable):  # the session is gone, which is what counts; the index repairs itself
+                await self._ask([self._layout.left(owner, session_id)], lambda replies: None)
+        return existed
+
+    async def sessions_of(self, owner: str) -> list[Record]:
+        session_ids = await self._ask([self._layout.owned(owner)], lambda replies: self._good("", replies)[0])
+        records, missing = [], []
+        for first in range(0, len(session_ids), _BATCH):
+            for session_id, record in await self._read_all(session_ids[first : first + _BATCH]):
+                if record is not None and record.owner == owner:
+                    records.append(record)
+                else:
+                    missing.append(session_id)
+        if missing:
+            with suppress(StoreUnavailable):
+                await self._ask([self._layout.disown(owner, missing)], lambda replies: None)
+        return sorted(records, key=lambda record: record.touched_ms, reverse=True)
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._layout.store}>"
+
+    async def _read_all(self, session_ids: list[str]) -> list[tuple[str, Record | None]]:
+        def answer(replies: list[Any]) -> list[tuple[str, Record | None]]:
+            found = []
+            for at, session_id in enumerate(session_ids):
+                try:
+                    record = self._layout.record(session_id, self._good(session_id, replies[2 * at : 2 * at + 2]))
+                except CorruptRecord:
+                    record = None
+                found.append((session_id, record))
+            return found
+
+        return await self._ask([part for each in session_ids for part in self._layout.read(each)], answer)
+
+    async def _ask(self, commands: list[Command], answer: Callable[[list[Any]], T]) -> T:
+        """An exchange that may be repeated at will."""
+        try:
+            try:
+                return await self._exchange(commands, answer)
+            except ExchangeFailed as broken:
+                if not broken.worth_repeating:
+                    raise
+                return await self._exchange(commands, answer)
+        except ExchangeFailed as broken:
+            raise StoreUnavailable(self._layout.store, str(broken)) from broken
+
+    async def _commit(
+        self, session_id: str, commands: list[Command], again: list[Command], answer: Callable[[list[Any]], T]
+    ) -> T:
+        """An exchange that must take effect once. What is sent a second time says so, and has the same operation id."""
+        sent = False
+        try:
+            try:
+                return await self._exchange(commands, answer)
+            except ExchangeFailed as broken:
+                sent = broken.sent
+                if not broken.worth_repeating:
+                    raise
+                return await self._exchange(again, answer)
+        except ExchangeFailed as broken:
+            if sent or broken.sent:
+                raise OutcomeUnknown(self._layout.store, session_id, str(broken)) from broken
+            raise StoreUnavailable(self._layout.store, str(broken)) from broken
+
+    async def _exchange(self, commands: list[Command], answer: Callable[[list[Any]], T]) -> T:
+        """One exchange; a second one if the server does not know a script, as after its restart."""
+        unknown: list[int] = []
+
+        def read(replies: list[Any]) -> T | None:
+            unknown.extend(at for at, reply in enumerate(replies) if _code(reply) == "NOSCRIPT")
+            return None if unknown else answer(replies)
+
+        result = await self._transport.exchange(commands, read)
+        if unknown:
+            commands = [
+                with_script_text(commands[at]) if at in unknown else commands[at] for at in range(len(commands))
+            ]
+            return await self._transport.exchange(commands, answer)
+        return cast(T, result)
+
+    def _good(self, session_id: str, replies: list[Any]) -> list[Any]:
+        """The replies, if none of them is an error."""
+        for reply in replies:
+            if isinstance(reply, ErrorReply):
+                # Inside a script an older server puts its own words before the code.
+                if "WRONGTYPE" in reply.message:
+                    raise CorruptRecord(session_id, "its key holds another type")
+                if "OOM " in reply.message:
+                    raise StoreFull(self._layout.store, reply.message)
+                raise StoreUnavailable(self._layout.store, reply.message)
+        return replies
+
+
+_BATCH = 100
+"""How many sessions of an owner are read in one round trip."""
+
+
+def _code(reply: Any) -> str:
+    return reply.message.partition(" ")[0] if isinstance(reply, ErrorReply) else ""
+
+
+def _number(option: str, text: str, kind: type[N]) -> N:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = kind(0)
+    if not 0 < number < 1_000_000:
+        raise ConfigurationError(option, text, "not a positive number", f"Use one, for instance ?{option}=1")
+    return number
