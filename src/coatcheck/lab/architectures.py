@@ -1,0 +1,118 @@
+"""The ways of keeping sessions that the lab compares. One entry each; the rest of the lab only reads this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Service = Literal["valkey"]
+Balancing = Literal["round-robin", "sticky"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What a web server's store URL is made from.
+
+    Attributes:
+        server: the web server that asks, such as `web-1`.
+        redis_url: the Redis or Valkey of this run, if the architecture needs one.
+    """
+
+    server: str
+    redis_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What an architecture is said to do, to be confirmed or refuted. Shares from 0 to 1 for a number of web servers.
+
+    Attributes:
+        wrong_reads: the share of reads, before the kill, that show a wrong cart.
+        lost_sessions: the share of sessions lost when one web server is killed.
+        wrong_reads_in_all: the share of wrong reads over the whole run, kill included; `None` where nothing is said.
+    """
+
+    wrong_reads: Callable[[int], float]
+    lost_sessions: Callable[[int], float]
+    wrong_reads_in_all: Callable[[int], float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One way of keeping sessions.
+
+    Attributes:
+        name: as in `--only`, in file names and in reports.
+        title: what it is, in a few words.
+        how: how it works, as a sentence for the report.
+        balancing: how HAProxy picks a web server.
+        needs: what has to be started besides HAProxy and the web servers.
+        store_url: gives a web server its store.
+        promise: what is claimed of it.
+    """
+
+    name: str
+    title: str
+    how: str
+    balancing: Balancing
+    needs: frozenset[Service]
+    store_url: Callable[[Site], str]
+    promise: Promise
+
+
+def _none(_servers: int) -> float:
+    return 0.0
+
+
+def _own_share(servers: int) -> float:
+    """What one of N servers holds."""
+    return 1 / servers
+
+
+def _share_of_the_others(servers: int) -> float:
+    """What the other N-1 servers would answer if all took turns."""
+    return (servers - 1) / servers
+
+
+def _own_memory(_site: Site) -> str:
+    return "memory://"
+
+
+def _redis(site: Site) -> str:
+    if site.redis_url is None:
+        raise ValueError("this architecture needs a Redis or Valkey: list it in `needs`")
+    return site.redis_url
+
+
+_ALL = (
+    Architecture(
+        name="local",
+        title="a store per web server",
+        how="Each web server keeps its own sessions, and the balancer takes turns.",
+        balancing="round-robin",
+        needs=frozenset(),
+        store_url=_own_memory,
+        promise=Promise(wrong_reads=_share_of_the_others, lost_sessions=_own_share),
+    ),
+    Architecture(
+        name="sticky",
+        title="a store per web server, shoppers pinned to theirs",
+        how="Each web server keeps its own sessions, and a cookie brings each shopper back to the same one.",
+        balancing="sticky",
+        needs=frozenset(),
+        store_url=_own_memory,
+        promise=Promise(wrong_reads=_none, lost_sessions=_own_share),
+    ),
+    Architecture(
+        name="redis",
+        title="one store beside the web servers",
+        how="All web servers share one Redis or Valkey, and the balancer takes turns.",
+        balancing="round-robin",
+        needs=frozenset({"valkey"}),
+        store_url=_redis,
+        promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
+    ),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _ALL}

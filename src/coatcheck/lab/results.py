@@ -1,0 +1,215 @@
+"""The outcome of a run, as kept in `results.json`, and the folder it is kept in."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coatcheck.lab import checker, history, verdicts
+from coatcheck.lab.architectures import ARCHITECTURES, Architecture
+from coatcheck.lab.errors import HistoryFault, LabError
+from coatcheck.lab.settings import Settings
+from coatcheck.lab.valkey import without_password
+
+SCHEMA = "coatcheck-lab-results/1"
+FILE = "results.json"
+LATEST = "latest"
+
+_PACKAGES = ("coatcheck", "starlette", "uvicorn", "aiohttp", "redis", "hiredis", "httptools", "uvloop")
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and with what a run took place.
+
+    Attributes:
+        cores: processor cores that this process may use.
+        system: operating system and processor type.
+        python: version of Python.
+        packages: versions of the Python packages that matter, of those installed.
+        programs: what HAProxy and Valkey say about their versions.
+    """
+
+    cores: int
+    system: str
+    python: str
+    packages: dict[str, str]
+    programs: dict[str, str]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What one architecture showed.
+
+    Attributes:
+        architecture, title: see `coatcheck.lab.architectures.Architecture`.
+        history: the file that the figures come from, from the run's folder.
+        figures: see `coatcheck.lab.checker.Figures`.
+        verdicts: the claims, and what the figures say about them.
+        warnings: why the latencies should not be trusted, if so.
+    """
+
+    architecture: str
+    title: str
+    history: str
+    figures: checker.Figures
+    verdicts: list[verdicts.Verdict]
+    warnings: list[str]
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole run.
+
+    Attributes:
+        schema: name and version of this format. It changes when a field changes its meaning or goes away.
+        complete: whether all architectures asked for are here. False while the run goes on, or if it was stopped.
+        held: whether every claim was put to the test and held.
+        started: when, in UTC (ISO 8601).
+        folder: the run's folder, as it was named when it was written.
+        settings: what was asked for. Passwords are blotted out.
+        machine: where and with what.
+        architectures: one outcome each, in the order run.
+    """
+
+    schema: str
+    complete: bool
+    held: bool
+    started: str
+    folder: str
+    settings: Settings
+    machine: Machine
+    architectures: list[Outcome]
+
+
+def this_machine(programs: dict[str, str]) -> Machine:
+    """A description of this machine. `programs` is taken over as it is."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(
+        cores=cores,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        packages=packages,
+        programs=programs,
+    )
+
+
+def outcome(architecture: Architecture, folder: Path) -> Outcome:
+    """Judge the history of `architecture` in a run's `folder`. Raises `HistoryFault` if it cannot be judged."""
+    file = Path(architecture.name) / history.FILE
+    entries = history.read(folder / file)
+    figures = checker.check(entries)
+    started = entries[0]
+    assert isinstance(started, history.Started)  # the checker has made sure
+    if started.architecture != architecture.name:
+        raise HistoryFault(f"{folder / file} is the history of {started.architecture!r}")
+    return Outcome(
+        architecture=architecture.name,
+        title=architecture.title,
+        history=str(file),
+        figures=figures,
+        verdicts=verdicts.judge(architecture, figures, len(started.servers)),
+        warnings=verdicts.warnings(figures),
+    )
+
+
+def collect(folder: Path, settings: Settings, machine: Machine, started: str, outcomes: list[Outcome]) -> Results:
+    """Put a run's results together."""
+    if settings.redis_url is not None:
+        settings = msgspec.structs.replace(settings, redis_url=without_password(settings.redis_url))
+    complete = [one.architecture for one in outcomes] == list(settings.only)
+    return Results(
+        schema=SCHEMA,
+        complete=complete,
+        held=complete and all(verdict.answer == "holds" for one in outcomes for verdict in one.verdicts),
+        started=started,
+        folder=str(folder),
+        settings=settings,
+        machine=machine,
+        architectures=outcomes,
+    )
+
+
+def to_json(results: Results) -> bytes:
+    """`results` as JSON, to be read by people too."""
+    return msgspec.json.format(msgspec.json.encode(results, enc_hook=_path_as_text), indent=2) + b"\n"
+
+
+def write(results: Results, folder: Path) -> None:
+    """Keep `results` as `results.json` in `folder`; the file is never half written."""
+    scratch = folder / (FILE + ".new")
+    scratch.write_bytes(to_json(results))
+    scratch.replace(folder / FILE)
+
+
+def recompute(folder: Path) -> Results:
+    """The results of a kept run, with all figures and verdicts made anew from its histories.
+
+    Only what was run, where and when is taken from `results.json`.
+
+    Raises:
+        LabError: there is no run in `folder`, or it is of another version.
+        HistoryFault: a history is damaged.
+    """
+    try:
+        kept = msgspec.json.decode((folder / FILE).read_bytes(), type=Results, dec_hook=_path_from_text)
+    except OSError:
+        raise LabError(f"{folder} holds no run of the lab. Run `coatcheck lab`, or name the folder of a run.") from None
+    except msgspec.DecodeError as problem:
+        raise LabError(
+            f"{folder / FILE} cannot be read: {problem}. It may be of another version of coatcheck."
+        ) from None
+    if kept.schema != SCHEMA:
+        raise LabError(f"{folder / FILE} has format {kept.schema!r}, this coatcheck reads {SCHEMA!r}.")
+    unknown = [one.architecture for one in kept.architectures if one.architecture not in ARCHITECTURES]
+    if unknown:
+        raise LabError(f"{folder / FILE} is about {unknown[0]!r}, which this coatcheck does not know.")
+    outcomes = [outcome(ARCHITECTURES[one.architecture], folder) for one in kept.architectures]
+    return collect(folder, kept.settings, kept.machine, kept.started, outcomes)
+
+
+def new_folder(runs: Path) -> Path:
+    """Make the folder of a new run, named by the time (UTC), and point `latest` at it."""
+    name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for attempt in range(1, 100):
+        folder = runs / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue  # another run began in the same second
+        except OSError as problem:
+            raise LabError(f"{runs} cannot be used for runs: {problem.strerror}. Name another with --runs.") from None
+        _point_latest_at(folder)
+        return folder
+    raise LabError(f"{runs} has too many runs named {name}")
+
+
+def _point_latest_at(folder: Path) -> None:
+    link = folder.parent / LATEST
+    scratch = folder.parent / f".{LATEST}-{os.getpid()}"
+    try:
+        scratch.symlink_to(folder.name)
+        scratch.replace(link)
+    except OSError:  # a file system without links, or something else named `latest`; the run itself is not harmed
+        scratch.unlink(missing_ok=True)
+
+
+def _path_as_text(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError
+
+
+def _path_from_text(kind: type, value: Any) -> Any:
+    if issubclass(kind, Path):
+        return kind(value)
+    raise NotImplementedError

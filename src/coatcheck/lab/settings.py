@@ -1,0 +1,103 @@
+"""What a run is asked to do, checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from coatcheck.lab.architectures import ARCHITECTURES, Architecture
+from coatcheck.lab.errors import UsageError
+from coatcheck.lab.plan import Plan, visits_needed
+
+KILL_SHARE = 0.5  # of the run's seconds: the kill comes midway
+
+DEFAULT_SHOPPERS, DEFAULT_RATE, DEFAULT_SECONDS, DEFAULT_SERVERS = 150, 200.0, 30.0, 3
+QUICK_SHOPPERS, QUICK_RATE, QUICK_SECONDS = 60, 150.0, 8.0
+
+_MOST_SERVERS, _MOST_SHOPPERS, _MOST_RATE, _MOST_SECONDS = 16, 100_000, 20_000.0, 3600.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of the lab.
+
+    Attributes:
+        only: the architectures to run, in this order.
+        shoppers: people with a cart of their own.
+        rate: arrivals per second, all shoppers together.
+        seconds: how long people keep coming, for each architecture.
+        servers: web servers.
+        seed: decides who comes when and buys what.
+        runs: the folder that runs are kept in.
+        redis_url: a Redis or Valkey to use instead of starting one.
+        haproxy, valkey: programs to use instead of those found.
+    """
+
+    only: tuple[str, ...] = tuple(ARCHITECTURES)
+    shoppers: int = DEFAULT_SHOPPERS
+    rate: float = DEFAULT_RATE
+    seconds: float = DEFAULT_SECONDS
+    servers: int = DEFAULT_SERVERS
+    seed: int = 1
+    runs: Path = Path("runs")
+    redis_url: str | None = None
+    haproxy: Path | None = None
+    valkey: Path | None = None
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        """The architectures to run."""
+        return [ARCHITECTURES[name] for name in self.only]
+
+    @property
+    def starts_valkey(self) -> bool:
+        """Whether the run needs a Valkey of its own."""
+        return self.redis_url is None and any("valkey" in one.needs for one in self.architectures)
+
+    @property
+    def plan(self) -> Plan:
+        """The traffic, the same for every architecture."""
+        return Plan(
+            shoppers=self.shoppers,
+            rate=self.rate,
+            seconds=self.seconds,
+            kill_at=round(self.seconds * KILL_SHARE, 3),
+            servers=self.servers,
+            seed=self.seed,
+        )
+
+    def check(self) -> None:
+        """Raise `UsageError`, which names the option and the next step, for settings that cannot work."""
+        _in_range("--servers", self.servers, 2, _MOST_SERVERS, "one is killed, and another has to go on")
+        _in_range("--shoppers", self.shoppers, 20, _MOST_SHOPPERS, "fewer say little about shares")
+        _in_range("--rate", self.rate, 1, _MOST_RATE, "arrivals per second")
+        _in_range("--seconds", self.seconds, 1, _MOST_SECONDS, "per architecture")
+        needed = visits_needed(self.servers, KILL_SHARE)
+        if self.plan.count < needed * self.shoppers:
+            raise UsageError(
+                "--seconds",
+                f"{self.seconds:g}",
+                f"at --rate {self.rate:g}, each of {self.shoppers} shoppers comes {self.plan.count / self.shoppers:.1f} "
+                f"times, and with {self.servers} servers it takes {needed} visits to tell which sessions the kill took",
+                f"Use --seconds {math.ceil(needed * self.shoppers / self.rate)}, "
+                f"or --rate {math.ceil(needed * self.shoppers / self.seconds)}, "
+                f"or --shoppers {max(20, self.plan.count // needed)}",
+            )
+
+
+def chosen(only: Sequence[str]) -> tuple[str, ...]:
+    """The architectures named in `--only`, each option one name or several with commas; all if none is given."""
+    names = [name.strip() for part in only for name in part.split(",")]
+    if not names:
+        return tuple(ARCHITECTURES)
+    for name in names:
+        if name not in ARCHITECTURES:
+            raise UsageError("--only", name or "''", "no such architecture", f"Choose from {', '.join(ARCHITECTURES)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _in_range(option: str, value: float, least: float, most: float, why: str) -> None:
+    if not least <= value <= most:  # false for nan too
+        raise UsageError(option, f"{value:g}", f"out of range ({why})", f"Use {least:g} to {most:g}")

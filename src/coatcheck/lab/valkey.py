@@ -1,0 +1,83 @@
+"""Starting a Valkey (or Redis) for one run, or checking that a given one can be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from coatcheck.lab.errors import UsageError
+from coatcheck.lab.processes import LOOPBACK, Supervisor, on_free_port
+
+
+def start(supervisor: Supervisor, program: Path, folder: Path) -> str:
+    """Start a Valkey that keeps everything in memory, wait until it answers, and give its URL."""
+    data = folder / "valkey"
+    data.mkdir(exist_ok=True)
+
+    def on(port: int) -> str:
+        process = supervisor.start(
+            "valkey",
+            [
+                str(program),
+                *("--port", str(port)),
+                *("--bind", LOOPBACK),
+                *("--save", ""),
+                *("--appendonly", "no"),
+                *("--daemonize", "no"),
+                *("--dir", str(data.resolve())),
+            ],
+        )
+        url = f"redis://{LOOPBACK}:{port}/0"
+        try:
+            # Its process id proves that it is ours that answers, and not somebody who took the port first.
+            supervisor.wait_until(lambda: _process_id(url) == process.popen.pid, seconds=15, what="the start of Valkey")
+        except BaseException:
+            supervisor.forget(process)
+            raise
+        return url
+
+    return on_free_port(on)
+
+
+def check_url(url: str) -> None:
+    """Raise `UsageError` if no Redis or Valkey answers at `url`."""
+    import redis
+
+    if urlsplit(url).scheme not in ("redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix"):
+        raise UsageError("--redis-url", without_password(url), "not the URL of a Redis", "Use redis://HOST:PORT/0")
+    try:
+        with redis.Redis.from_url(_as_the_client_has_it(url), socket_connect_timeout=3, socket_timeout=3) as client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as problem:
+        raise UsageError(
+            "--redis-url",
+            without_password(url),
+            f"no answer ({type(problem).__name__})",
+            "Start a server there, or leave the option out: the lab then starts its own",
+        ) from None
+
+
+def without_password(url: str) -> str:
+    """`url` with its user and password blotted out, to be shown and kept."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def _process_id(url: str) -> int | None:
+    import redis
+
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1) as client:
+            told: object = client.info("server")
+    except (redis.RedisError, OSError):
+        return None
+    return told.get("process_id") if isinstance(told, dict) else None
+
+
+def _as_the_client_has_it(url: str) -> str:
+    """The client knows `redis`, `rediss` and `unix`; the other names are ours for the same things."""
+    scheme, separator, rest = url.partition("://")
+    names = {"valkey": "redis", "valkeys": "rediss", "valkey+unix": "unix", "redis+unix": "unix"}
+    return names.get(scheme, scheme) + separator + rest
