@@ -1,0 +1,55 @@
+# Everything here needs Python 3.11 or newer, pip and make; nothing is installed outside this folder.
+
+# The first Python that is new enough; or say which: make test PYTHON=/path/to/python
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# More options for the command behind a target: make lab ARGS="--seconds 10"
+ARGS ?=
+
+# What a user's own settings must not change.
+unexport PYTHONPATH PYTHONHOME
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test check bench lock clean env-lab env-dev
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  Options go into ARGS: make lab ARGS="--quick"    make test ARGS="-k logout"'
+
+lab: env-lab  ## compare the ways of keeping sessions, on real servers, in under 4 minutes
+	@$(BIN)/coatcheck lab $(ARGS)
+
+test: env-dev  ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: env-dev  ## formatting, lint, types, import contracts, documentation links
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_docs.py
+
+bench: env-dev  ## what sessions cost per request, compared with other libraries
+	@$(BIN)/python -m benchmarks.asgi $(ARGS)
+
+lock: env-dev  ## choose the newest versions of everything and record their hashes
+	$(LOCK) --upgrade --extra lab --group build -o requirements/lab.txt
+	$(LOCK) --upgrade --extra lab --extra testing --group dev -o requirements/dev.txt
+
+LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --quiet pyproject.toml
+
+clean:  ## remove the environment, caches and results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist runs benchmarks/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+env-lab env-dev: env-%:
+	@test -n "$(PYTHON)" || { echo "coatcheck needs Python 3.11 or newer; say where it is: make PYTHON=/path/to/python" >&2; exit 2; }
+	@VENV=$(VENV) $(PYTHON) scripts/environment.py $*
