@@ -1,0 +1,66 @@
+"""A browser with one cookie: what it is given it keeps and shows, as over HTTPS, whatever the test's server speaks."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from coatcheck.asgi import ASGIApp
+
+COOKIE = "__Host-session"
+
+
+class Browser:
+    """An async context manager.
+
+    Args:
+        where: an ASGI application, or the URL of a real server.
+        cookie: the cookie's name.
+        ticket: the cookie's value to begin with.
+    """
+
+    def __init__(self, where: ASGIApp | str, *, cookie: str = COOKIE, ticket: str | None = None) -> None:
+        self.cookie = cookie
+        self.ticket = ticket
+        if isinstance(where, str):
+            self._client = httpx.AsyncClient(base_url=where, timeout=20)
+        else:
+            # Exceptions that reach the server are its logs' business: a user sees a status.
+            transport = httpx.ASGITransport(where, raise_app_exceptions=False)
+            self._client = httpx.AsyncClient(transport=transport, base_url="https://testserver")
+
+    async def __aenter__(self) -> Browser:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        return await self.request("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> httpx.Response:
+        return await self.request("POST", path, **options)
+
+    async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        self._client.cookies.clear()
+        headers = dict(options.pop("headers", {}))
+        if self.ticket is not None:
+            headers["cookie"] = f"{self.cookie}={self.ticket}"
+        response = await self._client.request(method, path, headers=headers, **options)
+        for header in response.headers.get_list("set-cookie"):
+            self._take(header)
+        return response
+
+    @property
+    def session_id(self) -> str | None:
+        return None if self.ticket is None else self.ticket[:16]
+
+    def _take(self, header: str) -> None:
+        pair, *attributes = header.split("; ")
+        name, _, value = pair.partition("=")
+        assert name == self.cookie, header
+        self.ticket = None if "Max-Age=0" in attributes else value

@@ -1,0 +1,70 @@
+"""Fixtures around the servers. A conftest imports those that its tests use."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeAlias
+
+import pytest
+
+from coatcheck.stores.interface import AsyncStore
+from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
+from coatcheck.stores.redis import RedisStore
+from tests.servers.valkey import Valkey
+
+__all__ = ["Opener", "open_sessions", "own_valkey", "prefix", "valkey", "valkey_url"]
+
+_SHARED = pytest.StashKey[Valkey]()
+
+Opener: TypeAlias = Callable[[], AsyncStore]
+"""Gives another store onto the same sessions, as each web server of a fleet has its own."""
+
+
+@pytest.fixture(scope="session")
+def valkey(pytestconfig: pytest.Config) -> Valkey:
+    """The Valkey that all tests share. Whoever kills, freezes or fills it up takes `own_valkey`."""
+    if _SHARED not in pytestconfig.stash:
+        server = Valkey()
+        server.start()
+        pytestconfig.add_cleanup(server.stop)
+        pytestconfig.stash[_SHARED] = server
+    return pytestconfig.stash[_SHARED]
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[Valkey]:
+    """A Valkey for this test alone."""
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def prefix() -> str:
+    """What the keys of this test begin with, so that tests which share a server do not meet."""
+    return f"test-{secrets.token_hex(4)}:"
+
+
+@pytest.fixture
+def valkey_url(valkey: Valkey, prefix: str) -> str:
+    """The shared Valkey, with keys of this test's own."""
+    return f"{valkey.url}?prefix={prefix}"
+
+
+@pytest.fixture(params=["memory", "valkey"])
+async def open_sessions(request: pytest.FixtureRequest) -> AsyncIterator[Opener]:
+    """Every kind of store in turn."""
+    if request.param == "memory":
+        sessions = MemoryStore()
+        yield lambda: AsyncMemoryStore(sessions)
+        return
+    url = request.getfixturevalue("valkey_url")
+    opened: list[AsyncStore] = []
+
+    def another() -> AsyncStore:
+        opened.append(RedisStore.from_url(url))
+        return opened[-1]
+
+    yield another
+    for store in opened:
+        await store.close()

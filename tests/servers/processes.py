@@ -1,0 +1,98 @@
+"""Programs that tests start. They are ended by their own id, and die with pytest even if pytest is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from coatcheck.lab import tether
+
+ROOT = Path(__file__).parents[2]
+LOOPBACK = "127.0.0.1"
+
+
+class Process:
+    """A running program whose output goes to a file.
+
+    Args:
+        command: the program (an absolute path) and its arguments.
+        log: where its output goes; added to if it is there.
+        environment: variables to add.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._log = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+            )
+        self.pid = self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text("utf-8", "replace")
+
+    def send(self, signal_number: int) -> None:
+        self._popen.send_signal(signal_number)
+
+    def kill(self) -> None:
+        """End it as a power cut would, and wait until it is gone."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def stop(self) -> None:
+        """Ask it to end; kill it if it does not."""
+        if self.alive:
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGTERM)
+            try:
+                self._popen.wait(3)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def free_port() -> int:
+    """A port that nobody has. Not one of those that the system gives to outgoing connections, so it stays free."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """Wait until `condition()` is true; fail if it never is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.01)
+
+
+async def eventually(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """`wait_until` for tests whose event loop must go on."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        await asyncio.sleep(0.01)
