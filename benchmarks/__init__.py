@@ -1,0 +1,1 @@
+"""What sessions cost, measured. Run with `make bench`; see `benchmarks/README.md`."""
