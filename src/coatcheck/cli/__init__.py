@@ -73,7 +73,3 @@ def _say_what_to_install(command: str, missing: ModuleNotFoundError, extra: str)
         file=sys.stderr,
     )
     return EXIT_USAGE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

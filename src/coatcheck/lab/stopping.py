@@ -18,8 +18,10 @@ class StopRequests:
 
     An exception out of a signal handler could strike anywhere, for instance between the start of a process and taking
     note of it, and that process would stay. So the handler only takes note, and every wait of the lab goes through
-    `pause` or `wait_until`, which raise `Interrupted`. A second Ctrl-C changes nothing: stopping takes a few seconds
-    at most.
+    `pause` or `wait_until`, which raise `Interrupted`.
+
+    A second Ctrl-C changes nothing: stopping takes a few seconds at most. Once asked to stop, the process stays deaf to
+    these signals even after the context has ended, so that it can say what happened and exit with the right code.
     """
 
     def __init__(self) -> None:
@@ -35,7 +37,7 @@ class StopRequests:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if self._requested is None else signal.SIG_IGN)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._requested = number
