@@ -101,9 +101,10 @@ class SessionMiddleware:
                 session.close_cookie(_HEADERS_SENT)
                 if start == "http.response.start":
                     session.seal(_RESPONSE_STARTED)
-                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-                headers = finish_headers(headers, looked_at=session.looked_at, set_cookie=session.set_cookie)
-                message = {**message, "headers": headers}
+                if session.looked_at or session.set_cookie is not None:
+                    headers = list(message.get("headers", ()))
+                    headers = finish_headers(headers, looked_at=session.looked_at, set_cookie=session.set_cookie)
+                    message = {**message, "headers": headers}
             await send(message)
 
         try:

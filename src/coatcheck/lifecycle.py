@@ -7,12 +7,14 @@ The managers, sync and async, do what stands in brackets and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from coatcheck.cookie import Cookie
 from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal, created
-from coatcheck.session import Delta, Session
+from coatcheck.session import NO_DELTA, Delta, Session
 from coatcheck.settings import Settings
 from coatcheck.ticket import Ticket, new_operation_id, same_hash
 
@@ -46,8 +48,7 @@ def admit(session: Session, ticket: Ticket, record: Record | None) -> str:
     return refusal
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """What the store must do at the end of a request, in this order. At most one of `create` and `update` is set.
 
     Attributes:
@@ -64,7 +65,7 @@ class Plan:
     update: Changes | None = None
     essential: bool = True
     ticket: Ticket | None = None
-    delta: Delta | None = None
+    delta: Delta = NO_DELTA
 
 
 _NOTHING = Plan()
@@ -86,7 +87,7 @@ def plan(session: Session, settings: Settings) -> Plan:
         if delta or session._renew:
             return _plan_update(session, record, ticket, delta, settings)
     else:
-        delta = _NO_DELTA
+        delta = NO_DELTA
     now_ms = record.read_at_ms
     if (
         settings.renew_ms is not None
@@ -105,9 +106,6 @@ def plan(session: Session, settings: Settings) -> Plan:
         touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record))
         return Plan(update=touch, essential=False, ticket=ticket, delta=delta)
     return _NOTHING
-
-
-_NO_DELTA = Delta(None, {}, (), {})
 
 
 def _plan_without_record(session: Session, settings: Settings) -> Plan:
@@ -164,7 +162,7 @@ def settle(session: Session, plan: Plan, applied: Applied | None, settings: Sett
     ended, session._ended = session._ended, None
     if applied is None:
         return "erase" if ended else None
-    delta = plan.delta or _NO_DELTA
+    delta = plan.delta
     if plan.create is not None:
         session.settle(created(plan.create, applied.touched_ms), delta)
         return "write"
@@ -180,8 +178,13 @@ def settle(session: Session, plan: Plan, applied: Applied | None, settings: Sett
 
 def _as_updated(session: Session, record: Record, changes: Changes, delta: Delta, applied: Applied) -> Record:
     """The record as this request knows it now: what others changed meanwhile shows at the next read."""
-    fields = {name: text for name, text in session.stored_fields.items() if name not in delta.deletes} | delta.sets
-    fields.update((name, str(total)) for name, total in applied.counters.items())
+    fields = session.stored_fields
+    if delta is not NO_DELTA:
+        fields = fields | delta.sets
+        for name in delta.deletes:
+            fields.pop(name, None)
+        for name, total in applied.counters.items():
+            fields[name] = str(total)
     now_ms = applied.touched_ms
     after = replace(
         record, version=applied.version, touched_ms=now_ms, read_at_ms=now_ms, idle_ms=changes.idle_ms, fields=fields

@@ -10,8 +10,10 @@ does the same in its server's language (Lua, SQL); the contract suite holds both
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from coatcheck.codec import COUNTER_RANGE
 from coatcheck.errors import Conflict, NotACounter, SessionGone
@@ -21,8 +23,7 @@ OPERATIONS_REMEMBERED = 8
 """How many commits a record remembers by id, so that a repeated one changes nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRecord:
+class NewRecord(Struct, frozen=True, kw_only=True):
     """A session to be created.
 
     Attributes:
@@ -44,8 +45,7 @@ class NewRecord:
     operation: str
 
 
-@dataclass(slots=True, kw_only=True)
-class Record:
+class Record(Struct, kw_only=True):
     """A session as the store has it.
 
     Attributes:
@@ -95,8 +95,7 @@ class Record:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Renewal:
+class Renewal(Struct, frozen=True, kw_only=True):
     """A new secret for a session.
 
     Attributes:
@@ -112,8 +111,7 @@ class Renewal:
     replaces: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(Struct, frozen=True, kw_only=True):
     """All that one commit does to a record, applied atomically or not at all.
 
     In this order: `retain` clears, `deletes` and `sets` and `increments` follow; no field is in more than one of the
@@ -158,8 +156,7 @@ class Changes:
         return replace(self, retry=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """The answer to a commit.
 
     Attributes:
@@ -220,8 +217,10 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
     if changes.unchanged and record.version != changes.read_version:
         raise Conflict(session_id)
 
-    fields = record.fields if changes.retain is None else retained(record.fields, changes.retain)
-    fields = {name: text for name, text in fields.items() if name not in changes.deletes} | dict(changes.sets)
+    fields = record.fields.copy() if changes.retain is None else retained(record.fields, changes.retain)
+    fields.update(changes.sets)
+    for name in changes.deletes:
+        fields.pop(name, None)
     counters = {}
     for name, addend in changes.increments.items():
         counters[name] = _counter(name, fields.get(name, "0")) + addend

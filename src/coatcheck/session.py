@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct
 
 from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
 from coatcheck.errors import NotACounter, NotLoaded, TooLate, UnreadableField, UnstorableValue
@@ -13,8 +14,7 @@ from coatcheck.record import Record, entry_field, retained
 from coatcheck.ticket import Ticket
 
 
-@dataclass(slots=True)
-class Delta:
+class Delta(Struct, frozen=True):
     """What a handler did to a session's fields. No field is in more than one of sets, deletes and increments."""
 
     retain: tuple[str, ...] | None
@@ -24,6 +24,10 @@ class Delta:
 
     def __bool__(self) -> bool:
         return bool(self.sets or self.deletes or self.increments or self.retain is not None)
+
+
+NO_DELTA = Delta(None, {}, (), {})
+_RAISE = object()
 
 
 class Session(MutableMapping[str, Any]):
@@ -53,6 +57,7 @@ class Session(MutableMapping[str, Any]):
         "_unchanged",
         "_undeliverable",
         "_unreadable",
+        "_watched",
         "_written",
     )
 
@@ -68,6 +73,7 @@ class Session(MutableMapping[str, Any]):
         self._record: Record | None = None
         self._fields: dict[str, str] | None = None if ticket is not None else {}
         self._seen: dict[str, Any] = {}  # decoded values
+        self._watched: dict[str, Any] = {}  # those of them that may be changed in place
         # What this request did: values set and their encodings, fields deleted, sums added, and what a clearing spares.
         self._written: dict[str, Any] = {}
         self._texts: dict[str, str] = {}
@@ -87,8 +93,9 @@ class Session(MutableMapping[str, Any]):
             return self._written[name]
         if name in self._deleted:
             raise KeyError(name)
-        value = self._decoded(fields, name)
-        return value + self._added[name] if name in self._added else value
+        if name in self._added:
+            return self._decoded(fields, name, absent=0) + self._added[name]
+        return self._decoded(fields, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a field. Raises `UnstorableValue` at once for a value that would not come back unchanged."""
@@ -204,7 +211,7 @@ class Session(MutableMapping[str, Any]):
         self._ticket = None
         self._record = None
         self._fields = {}
-        self._seen = {}
+        self._seen, self._watched = {}, {}
         self._renew = self._unchanged = False
         self._owner = None
         self._forget_changes()
@@ -253,17 +260,17 @@ class Session(MutableMapping[str, Any]):
 
     def delta(self) -> Delta:
         """What this request changed, compared with what it was given. Raises `UnstorableValue` for a value in the way."""
-        session_id = self._session_id_to_be()
-        sets = {}
+        if not (self._written or self._watched or self._added or self._deleted) and self._retain is None:
+            return NO_DELTA
+        sets = self._texts.copy()
         for name, value in self._written.items():
-            mutable = type(value) not in IMMUTABLE
-            sets[name] = self._codec.encode(session_id, name, value) if mutable else self._texts[name]
-        if self._seen:
-            for name, value in self._seen.items():
-                if type(value) not in IMMUTABLE and name not in sets and name not in self._deleted:
-                    text = self._codec.encode(session_id, name, value)
-                    if text != self.stored_fields[name] and text != self._as_we_write_it(name):
-                        sets[name] = text
+            if type(value) not in IMMUTABLE:  # it may have been changed since it was set
+                sets[name] = self._codec.encode(self._session_id_to_be(), name, value)
+        for name, value in self._watched.items():
+            if name not in sets and name not in self._deleted:
+                text = self._codec.encode(self._session_id_to_be(), name, value)
+                if text != self.stored_fields[name] and text != self._as_we_write_it(name):
+                    sets[name] = text
         return Delta(self._retain, sets, tuple(self._deleted), self._added)
 
     @property
@@ -275,7 +282,7 @@ class Session(MutableMapping[str, Any]):
         """Take the record that the ticket opens; `None` if it opens none. A ticket that opens nothing is never adopted."""
         self._record = record
         self._fields = {} if record is None else record.fields
-        self._seen = {}
+        self._seen, self._watched = {}, {}
         self._forget_changes()
         if record is None:
             self._ticket = None
@@ -284,11 +291,13 @@ class Session(MutableMapping[str, Any]):
         """Take note that the store has `record`, `delta` included: from here on, changes count from there."""
         self._record = record
         self._fields = record.fields
-        seen = self._seen | self._written
-        self._seen = {name: seen[name] for name in record.fields if name in seen and name not in delta.increments}
+        if delta is not NO_DELTA:
+            seen = self._seen | self._written
+            self._seen = {name: seen[name] for name in record.fields if name in seen and name not in delta.increments}
+            self._watched = {name: value for name, value in self._seen.items() if type(value) not in IMMUTABLE}
+            self._forget_changes()
         self._renew = self._unchanged = False
         self._owner = None
-        self._forget_changes()
 
     def seal(self, reason: TooLate | None) -> None:
         """From now on every change raises `reason`; with `None` changes are allowed again."""
@@ -360,7 +369,7 @@ class Session(MutableMapping[str, Any]):
     def _has(self, fields: dict[str, str], name: str) -> bool:
         if name in self._written or name in self._added:
             return True
-        return name in fields and name not in self._deleted and not name.startswith("@")
+        return name in fields and name not in self._deleted and name[:1] != "@"
 
     def _readable(self, fields: dict[str, str], name: str) -> bool:
         if name in self._written or name in self._added:
@@ -371,22 +380,24 @@ class Session(MutableMapping[str, Any]):
             return False
         return True
 
-    def _decoded(self, fields: dict[str, str], name: str) -> Any:
-        try:
-            return self._seen[name]
-        except KeyError:
-            pass
+    def _decoded(self, fields: dict[str, str], name: str, absent: Any = _RAISE) -> Any:
+        """The value of a stored field, decoded once; `absent` if there is no such field."""
+        seen = self._seen
+        if name in seen:
+            return seen[name]
         text = fields.get(name)
-        if text is None or name.startswith("@"):
-            if name in self._added:
-                return 0
-            raise KeyError(name)
+        if text is None or name[:1] == "@":
+            if absent is _RAISE:
+                raise KeyError(name)
+            return absent
         session_id = self._session_id_to_be()
         try:
-            value = self._seen[name] = self._codec.decode(session_id, name, text)
+            value = seen[name] = self._codec.decode(session_id, name, text)
         except ValueError as problem:
             error = self._unreadable[name] = UnreadableField(name, session_id, str(problem))
             raise error from None
+        if type(value) not in IMMUTABLE:
+            self._watched[name] = value
         return value
 
     def _as_we_write_it(self, name: str) -> str:
@@ -415,6 +426,7 @@ class Session(MutableMapping[str, Any]):
         self._retain = names
         self._fields = retained(self._fields or {}, names)
         self._seen = {name: value for name, value in self._seen.items() if name in self._fields}
+        self._watched = {name: value for name, value in self._watched.items() if name in self._fields}
         self._deleted &= self._fields.keys()
 
     def _forget_changes(self) -> None:

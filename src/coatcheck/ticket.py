@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
+from binascii import b2a_base64
 
 _ID_CHARACTERS = 16  # 96 random bits, base64url
 _SECRET_CHARACTERS = 32  # 192 random bits, base64url
@@ -68,4 +70,4 @@ def same_hash(one: str, other: str) -> bool:
 
 def new_operation_id() -> str:
     """An id for one commit, 8 characters: enough to tell apart the few commits that a record remembers."""
-    return secrets.token_urlsafe(6)
+    return b2a_base64(os.urandom(6), newline=False).decode("ascii")

@@ -6,8 +6,9 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
+
+from msgspec.structs import replace
 
 from coatcheck.errors import ConfigurationError, OutcomeUnknown, SessionExists, StoreFull
 from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created
@@ -160,7 +161,7 @@ class AsyncMemoryStore:
     """
 
     def __init__(self, store: MemoryStore | None = None) -> None:
-        self._store = store or MemoryStore()
+        self._store = MemoryStore() if store is None else store
 
     @classmethod
     def from_url(cls, url: str) -> AsyncMemoryStore:
