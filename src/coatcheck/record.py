@@ -10,6 +10,7 @@ does the same in its server's language (Lua, SQL); the contract suite holds both
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -162,7 +163,8 @@ class Applied(Struct, frozen=True):
     Attributes:
         version: the record's version after it.
         touched_ms: the store's clock when it was applied.
-        counters: the new values of the incremented fields.
+        counters: the new values of the incremented fields. When a commit is repeated: their present values, without
+            those that have become something else meanwhile.
         renewed: whether the renewal that it asked for took place.
     """
 
@@ -207,7 +209,10 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
     if record is None or record.expires_ms <= now_ms:
         raise SessionGone(session_id)
     if changes.operation and changes.operation in record.operations:  # before the proof: it may have renewed it
-        counters = {name: _counter(name, record.fields.get(name, "0")) for name in changes.increments}
+        counters = {}
+        for name in changes.increments:
+            with suppress(NotACounter):  # a later commit may have put something else there; this one was applied
+                counters[name] = _counter(name, record.fields.get(name, "0"))
         renewed = changes.renewal is not None and record.secret_hash == changes.renewal.secret_hash
         return record, Applied(record.version, record.touched_ms, counters, renewed)
     if changes.retry and changes.operation and record.version - changes.read_version > OPERATIONS_REMEMBERED:
