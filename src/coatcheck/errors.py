@@ -70,6 +70,11 @@ class TooLate(CoatcheckError, RuntimeError):
 
     def __init__(self, attempt: str, reason: str, next_step: str) -> None:
         super().__init__(f"{attempt}: {reason}. {next_step}")
+        self._facts = (attempt, reason, next_step)
+
+    def anew(self) -> TooLate:
+        """The same, to be raised: an exception raised twice would add up tracebacks, and keep all that they refer to."""
+        return TooLate(*self._facts)
 
 
 class NotLoaded(CoatcheckError, RuntimeError):
