@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from coatcheck.codec import Codec
-from coatcheck.cookie import finish_headers
+from coatcheck.cookie import finish_headers, keeps_users_apart
 from coatcheck.errors import (
     CoatcheckError,
     ConfigurationError,
@@ -79,7 +80,8 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        session = scope["session"] = self.manager.session_for(scope["headers"])
+        manager = self.manager
+        session = scope["session"] = manager.session_for(scope["headers"])
         start = _START[scope["type"]]
         started = False
         replaced = False  # the application's response was replaced by ours, and the rest of it goes nowhere
@@ -92,7 +94,7 @@ class SessionMiddleware:
                 return
             if message["type"] == start:
                 try:
-                    await session.commit()
+                    await manager.commit(session)
                 except _REFUSALS as error:
                     replaced = True
                     await _answer(error, scope, send)
@@ -105,11 +107,13 @@ class SessionMiddleware:
                     headers = list(message.get("headers", ()))
                     headers = finish_headers(headers, looked_at=session.looked_at, set_cookie=session.set_cookie)
                     message = {**message, "headers": headers}
+                elif start == "http.response.start":
+                    session.guard_first_look(partial(_refuse_first_look, message))
             await send(message)
 
         try:
-            if self._eager:
-                await session.load()
+            if self._eager and not session.loaded:
+                await manager.load(session)
             await self.app(scope, receive, send_with_session)
         except _ResponseReplaced:
             return
@@ -120,6 +124,9 @@ class SessionMiddleware:
                 await receive()  # websocket.connect must be taken before it can be answered
             await _answer(error, scope, send)
             return
+        except Exception as error:
+            if not isinstance(error.__context__, _ResponseReplaced):  # what the framework makes of ours is no news
+                raise
         if started:
             await self._finish(session)
 
@@ -128,7 +135,7 @@ class SessionMiddleware:
         if not session.sealed:
             await session.commit()
         elif session.looked_at and session.delta():
-            raise _RESPONSE_STARTED
+            raise _RESPONSE_STARTED.anew()
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_and_close(message: Message) -> None:
@@ -151,6 +158,16 @@ _HEADERS_SENT = TooLate(
     "the response has begun, so that no cookie can reach the browser any more",
     "Do it before the response or the WebSocket's accept",
 )
+
+
+def _refuse_first_look(start: Message) -> None:
+    """What is sent from now on must not depend on the cookie, unless the headers that went out keep users apart."""
+    if not keeps_users_apart(start.get("headers", ())):
+        raise TooLate(
+            "first look at a session",
+            "the response has begun without `Vary: Cookie`, so that a cache on the way may give it to other users",
+            "Look at the session before the response begins, or send `Vary: Cookie` or `Cache-Control: no-store` with it",
+        )
 
 
 class _ResponseReplaced(OSError):

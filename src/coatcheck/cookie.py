@@ -11,32 +11,32 @@ class Cookie:
     """Reads and writes one cookie. Names match by exact bytes, as a browser that enforces `__Host-` matches them."""
 
     def __init__(self, settings: CookieSettings) -> None:
-        name = settings.name or ""
-        self._name = name.encode("ascii")
+        name = self._name = settings.name or ""
+        self._start = f"{name}=".encode("ascii")
         where = f"; Path={settings.path}" + (f"; Domain={settings.domain}" if settings.domain else "")
         how = f"; HttpOnly; SameSite={settings.same_site.capitalize()}" + ("; Secure" if settings.secure else "")
         age = "" if settings.max_age is None else f"; Max-Age={settings.max_age}"
         self._write_end = age + where + how
         self._erase = f'{name}=""; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{where}{how}'
-        self._write_start = f"{name}="
 
     def find(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
         """All values of this cookie in a request's headers, as they were sent. More than one is somebody's trick.
 
         Only space and tab are trimmed: a name that differs by any other byte, Unicode space included, is another name.
         """
+        start = self._start
         found = []
         for header, line in headers:
-            if header == b"cookie" and self._name in line:
+            if header == b"cookie" and start in line:
                 for pair in line.split(b";"):
-                    name, equals, value = pair.partition(b"=")
-                    if equals and name.strip(b" \t") == self._name:
-                        found.append(value.strip(b" \t"))
+                    pair = pair.strip(b" \t")
+                    if pair.startswith(start):
+                        found.append(pair[len(start) :])
         return found
 
     def write(self, value: str) -> str:
         """The `Set-Cookie` value that hands over a ticket."""
-        return self._write_start + value + self._write_end
+        return f"{self._name}={value}{self._write_end}"
 
     def erase(self) -> str:
         """The `Set-Cookie` value that takes the ticket back."""
@@ -53,22 +53,30 @@ def finish_headers(
     kind of cache (RFC 9213) go.
     """
     if set_cookie is not None:
-        stored_nowhere = any(
-            name.lower() == b"cache-control" and b"no-store" in (part.strip().lower() for part in value.split(b","))
-            for name, value in headers
-        )
+        stored_nowhere = b"no-store" in _words(headers, b"cache-control")
         kept_out = _TARGETED_CACHE_FIELDS if stored_nowhere else (*_TARGETED_CACHE_FIELDS, b"cache-control")
         headers = [(name, value) for name, value in headers if name.lower() not in kept_out]
         headers.append((b"set-cookie", set_cookie.encode("ascii")))
         if not stored_nowhere:
             headers.append((b"cache-control", b"no-store"))
-    if looked_at or set_cookie is not None:
-        varies = (
-            part.strip().lower() for name, value in headers if name.lower() == b"vary" for part in value.split(b",")
-        )
-        if not any(part in (b"cookie", b"*") for part in varies):
-            headers.append((b"vary", b"Cookie"))
+    if (looked_at or set_cookie is not None) and _BY_COOKIE.isdisjoint(_words(headers, b"vary")):
+        headers.append((b"vary", b"Cookie"))
     return headers
 
 
+def keeps_users_apart(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a response with these headers may depend on the cookie: no cache gives it to another user."""
+    headers = list(headers)
+    if not _BY_COOKIE.isdisjoint(_words(headers, b"vary")):
+        return True
+    for_one = {b"no-store", b"private"} & _words(headers, b"cache-control")
+    return bool(for_one) and not any(name.lower() in _TARGETED_CACHE_FIELDS for name, _ in headers)
+
+
+def _words(headers: Iterable[tuple[bytes, bytes]], field: bytes) -> set[bytes]:
+    """The comma-separated parts of a header field, in lower case."""
+    return {part.strip().lower() for name, value in headers if name.lower() == field for part in value.split(b",")}
+
+
+_BY_COOKIE = frozenset({b"cookie", b"*"})
 _TARGETED_CACHE_FIELDS = (b"cdn-cache-control", b"surrogate-control")

@@ -68,7 +68,8 @@ class Plan(Struct):
     delta: Delta = NO_DELTA
 
 
-_NOTHING = Plan()
+NOTHING = Plan()
+"""The plan of a request that changed nothing and has nothing due."""
 
 
 def plan(session: Session, settings: Settings) -> Plan:
@@ -79,7 +80,7 @@ def plan(session: Session, settings: Settings) -> Plan:
     """
     record = session._record
     if record is None:
-        return _plan_without_record(session, settings) if session._looked else _NOTHING
+        return _plan_without_record(session, settings) if session._looked else NOTHING
     ticket = session._ticket
     assert ticket is not None  # only a ticket leads to a record
     if session._looked:
@@ -105,7 +106,7 @@ def plan(session: Session, settings: Settings) -> Plan:
     if now_ms - record.touched_ms >= settings.touch_ms:
         touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record))
         return Plan(update=touch, essential=False, ticket=ticket, delta=delta)
-    return _NOTHING
+    return NOTHING
 
 
 def _plan_without_record(session: Session, settings: Settings) -> Plan:

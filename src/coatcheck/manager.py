@@ -9,7 +9,7 @@ from coatcheck.codec import Codec, JSONCodec
 from coatcheck.cookie import Cookie
 from coatcheck.errors import Conflict, CorruptRecord, ForeignReply, NotLoaded, SessionGone, StoreError
 from coatcheck.events import Event, EventName, Observer
-from coatcheck.lifecycle import Plan, admit, plan, settle, ticket_of
+from coatcheck.lifecycle import NOTHING, Plan, admit, plan, settle, ticket_of
 from coatcheck.record import Applied, Record
 from coatcheck.session import Session
 from coatcheck.settings import Settings
@@ -122,7 +122,10 @@ class SessionManager:
     async def commit(self, session: AsyncSession) -> None:
         """See `AsyncSession.commit`."""
         todo = plan(session, self.settings)
-        self._tell_of_unreadable_fields(session)
+        if session.unreadable_fields:
+            self._tell_of_unreadable_fields(session)
+        if todo is NOTHING:
+            return
         session_id = session.session_id
         try:
             applied = await self._carry_out(todo, session_id)
@@ -212,7 +215,7 @@ class SessionManager:
         return error
 
     def _tell_of_unreadable_fields(self, session: Session) -> None:
-        for error in session.unreadable():
+        for error in session.take_unreadable():
             self._tell("field_unreadable", error.session_id, f"{error.field}: {error.problem}")
 
     def _tell(self, name: EventName, session_id: str | None, detail: str = "") -> None:

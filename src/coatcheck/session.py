@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,17 +17,34 @@ from coatcheck.ticket import Ticket
 class Delta(Struct, frozen=True):
     """What a handler did to a session's fields. No field is in more than one of sets, deletes and increments."""
 
-    retain: tuple[str, ...] | None
-    sets: dict[str, str]
-    deletes: tuple[str, ...]
-    increments: dict[str, int]
+    retain: tuple[str, ...] | None = None
+    sets: dict[str, str] = {}
+    deletes: tuple[str, ...] = ()
+    increments: dict[str, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self.sets or self.deletes or self.increments or self.retain is not None)
 
 
-NO_DELTA = Delta(None, {}, (), {})
-_RAISE = object()
+NO_DELTA = Delta()
+
+
+class _Pending:
+    """Changes that no store has yet: values set with their encodings, names deleted, addends, and what a clearing spares."""
+
+    __slots__ = ("added", "deleted", "retain", "texts", "written")
+
+    def __init__(self) -> None:
+        self.written: dict[str, Any] = {}
+        self.texts: dict[str, str] = {}
+        self.deleted: set[str] = set()
+        self.added: dict[str, int] = {}
+        self.retain: tuple[str, ...] | None = None
+
+    def drop(self, name: str) -> None:
+        self.written.pop(name, None)
+        self.texts.pop(name, None)
+        self.added.pop(name, None)
 
 
 class Session(MutableMapping[str, Any]):
@@ -40,80 +57,74 @@ class Session(MutableMapping[str, Any]):
     """
 
     __slots__ = (
-        "_added",
         "_codec",
-        "_deleted",
         "_ended",
         "_fields",
+        "_first_look",
         "_looked",
         "_owner",
+        "_pending",
         "_record",
         "_renew",
-        "_retain",
         "_sealed",
         "_seen",
-        "_texts",
         "_ticket",
         "_unchanged",
         "_undeliverable",
         "_unreadable",
         "_watched",
-        "_written",
     )
 
     def __init__(self, codec: Codec, ticket: Ticket | None = None) -> None:
         self._codec = codec
-        self._looked = False
-        self._sealed: TooLate | None = None  # why nothing can be changed any more
-        self._undeliverable: TooLate | None = None  # why no new ticket can reach the browser any more
-        self._unreadable: dict[str, UnreadableField] = {}
-        self._ended: str | None = None  # id of the session that destroy() ended, until the store has deleted it
-        # A session whose browser shows a ticket is loaded from the store first; until then it has no fields to show.
         self._ticket = ticket
         self._record: Record | None = None
-        self._fields: dict[str, str] | None = None if ticket is not None else {}
-        self._seen: dict[str, Any] = {}  # decoded values
-        self._watched: dict[str, Any] = {}  # those of them that may be changed in place
-        # What this request did: values set and their encodings, fields deleted, sums added, and what a clearing spares.
-        self._written: dict[str, Any] = {}
-        self._texts: dict[str, str] = {}
-        self._deleted: set[str] = set()
-        self._added: dict[str, int] = {}
-        self._retain: tuple[str, ...] | None = None
+        # A session whose browser shows a ticket is loaded from the store first; until then it has no fields to show.
+        self._fields: dict[str, str] | None = {} if ticket is None else None
+        self._seen: dict[str, Any] = {}  # stored fields, decoded
+        self._watched: dict[str, Any] | None = None  # those of them that may be changed in place
+        self._pending: _Pending | None = None
+        self._unreadable: dict[str, UnreadableField] | None = None
+        self._looked = False
+        self._first_look: Callable[[], None] | None = None  # called at a first look, which it may refuse
         self._renew = False
-        self._unchanged = False
         self._owner: str | None = None
+        self._unchanged = False
+        self._ended: str | None = None  # id of the session that destroy() ended, until the store has deleted it
+        self._sealed: TooLate | None = None  # why nothing can be changed any more
+        self._undeliverable: TooLate | None = None  # why no new ticket can reach the browser any more
 
     # --- the mapping -------------------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> Any:
         """The field's value. `KeyError` if there is none; `UnreadableField`, a `KeyError`, if it cannot be decoded."""
         fields = self._look()
-        if name in self._written:
-            return self._written[name]
-        if name in self._deleted:
-            raise KeyError(name)
-        if name in self._added:
-            return self._decoded(fields, name, absent=0) + self._added[name]
+        pending = self._pending
+        if pending is not None:
+            if name in pending.written:
+                return pending.written[name]
+            if name in pending.deleted:
+                raise KeyError(name)
+            if name in pending.added:
+                return self._decoded(fields, name, absent=0) + pending.added[name]
         return self._decoded(fields, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a field. Raises `UnstorableValue` at once for a value that would not come back unchanged."""
-        self._look()
-        self._change(name)
-        self._texts[name] = self._codec.encode(self._session_id_to_be(), name, value)
-        self._written[name] = value
-        self._added.pop(name, None)
-        self._deleted.discard(name)
+        pending = self._change(name)
+        pending.texts[name] = self._codec.encode(self._session_id_to_be(), name, value)
+        pending.written[name] = value
+        pending.added.pop(name, None)
+        pending.deleted.discard(name)
 
     def __delitem__(self, name: str) -> None:
         fields = self._look()
         if not self._has(fields, name):
             raise KeyError(name)
-        self._change(name)
-        self._drop(name)
+        pending = self._change(name)
+        pending.drop(name)
         if name in fields:
-            self._deleted.add(name)
+            pending.deleted.add(name)
 
     def __iter__(self) -> Iterator[str]:
         """The names of the fields that can be read: those of the store first, then those of this request."""
@@ -129,9 +140,8 @@ class Session(MutableMapping[str, Any]):
 
     def clear(self) -> None:
         """Remove all fields, entries of maps and fields that this request has not seen included."""
-        self._look()
         self._change()
-        self._forget_changes()
+        self._pending = _Pending()
         self._keep_only(())
 
     # --- what a mapping lacks ----------------------------------------------------------------------------------------
@@ -148,20 +158,19 @@ class Session(MutableMapping[str, Any]):
         Raises:
             NotACounter: the field holds something else, or the sum would leave 64 bits.
         """
-        fields = self._look()
         if type(by) is not int:
             raise TypeError(f"session field {name!r} is incremented by an int, not by {type(by).__qualname__}")
-        self._change(name)
-        value = self[name] if self._has(fields, name) else 0
+        pending = self._change(name)
+        value = self[name] if self._has(self._look(), name) else 0
         if type(value) is not int:
             raise NotACounter(name, f"it holds a {type(value).__qualname__}")
         total = value + by
         if total not in COUNTER_RANGE or by not in COUNTER_RANGE:
             raise NotACounter(name, "the result would not fit into 64 bits")
-        if name in self._written or name in self._deleted or self._record is None:
+        if name in pending.written or name in pending.deleted or self._record is None:
             self[name] = total
         else:
-            self._added[name] = self._added.get(name, 0) + by
+            pending.added[name] = pending.added.get(name, 0) + by
         return total
 
     def map(self, name: str) -> FieldMap:
@@ -185,16 +194,15 @@ class Session(MutableMapping[str, Any]):
             owner: whose session this is from now on, for instance a user id.
             keep: fields and maps to carry over to a new owner, or `True` for all.
         """
-        self._look()
-        self._change()
+        pending = self._change()
         if self._undeliverable is not None:
-            raise self._undeliverable
+            raise self._undeliverable.anew()
         if owner is not None:
             if not isinstance(owner, str) or not owner:
                 raise ValueError(f"owner={owner!r}: use a non-empty string, such as the user's id")
-            names = () if keep is True or keep is False else (keep,) if isinstance(keep, str) else tuple(keep)
             if owner != self.owner and keep is not True:
-                self._added = {name: by for name, by in self._added.items() if retained({name: ""}, names)}
+                names = () if keep is False else (keep,) if isinstance(keep, str) else tuple(keep)
+                pending.added = {name: by for name, by in pending.added.items() if retained({name: ""}, names)}
                 self._keep_only(names)
             self._owner = owner
         self._renew = True
@@ -204,17 +212,12 @@ class Session(MutableMapping[str, Any]):
 
         What is set afterwards begins a new session with a new id.
         """
-        self._look()
         self._change()
         if self._record is not None:
             self._ended = self._record.session_id
-        self._ticket = None
-        self._record = None
-        self._fields = {}
-        self._seen, self._watched = {}, {}
+        self._ticket = self._record = self._pending = self._owner = None
+        self._fields, self._seen, self._watched = {}, {}, None
         self._renew = self._unchanged = False
-        self._owner = None
-        self._forget_changes()
 
     def require_unchanged(self) -> None:
         """Commit only if no other request has changed the session since this one read it; else raise `Conflict`."""
@@ -260,18 +263,21 @@ class Session(MutableMapping[str, Any]):
 
     def delta(self) -> Delta:
         """What this request changed, compared with what it was given. Raises `UnstorableValue` for a value in the way."""
-        if not (self._written or self._watched or self._added or self._deleted) and self._retain is None:
-            return NO_DELTA
-        sets = self._texts.copy()
-        for name, value in self._written.items():
+        pending = self._pending
+        if pending is None:
+            if self._watched is None:
+                return NO_DELTA
+            pending = _Pending()
+        sets = pending.texts.copy()
+        for name, value in pending.written.items():
             if type(value) not in IMMUTABLE:  # it may have been changed since it was set
                 sets[name] = self._codec.encode(self._session_id_to_be(), name, value)
-        for name, value in self._watched.items():
-            if name not in sets and name not in self._deleted:
+        for name, value in (self._watched or {}).items():
+            if name not in sets and name not in pending.deleted:
                 text = self._codec.encode(self._session_id_to_be(), name, value)
                 if text != self.stored_fields[name] and text != self._as_we_write_it(name):
                     sets[name] = text
-        return Delta(self._retain, sets, tuple(self._deleted), self._added)
+        return Delta(pending.retain, sets, tuple(pending.deleted), pending.added)
 
     @property
     def stored_fields(self) -> dict[str, str]:
@@ -281,23 +287,24 @@ class Session(MutableMapping[str, Any]):
     def admit(self, record: Record | None) -> None:
         """Take the record that the ticket opens; `None` if it opens none. A ticket that opens nothing is never adopted."""
         self._record = record
-        self._fields = {} if record is None else record.fields
-        self._seen, self._watched = {}, {}
-        self._forget_changes()
+        self._pending = self._watched = None
+        self._seen = {}
         if record is None:
+            self._fields = {}
             self._ticket = None
+        else:
+            self._fields = record.fields
 
     def settle(self, record: Record, delta: Delta) -> None:
         """Take note that the store has `record`, `delta` included: from here on, changes count from there."""
         self._record = record
         self._fields = record.fields
-        if delta is not NO_DELTA:
-            seen = self._seen | self._written
-            self._seen = {name: seen[name] for name in record.fields if name in seen and name not in delta.increments}
-            self._watched = {name: value for name, value in self._seen.items() if type(value) not in IMMUTABLE}
-            self._forget_changes()
+        if delta:
+            known = self._seen if self._pending is None else self._seen | self._pending.written
+            self._seen = {name: known[name] for name in record.fields if name in known and name not in delta.increments}
+            self._watched = {name: it for name, it in self._seen.items() if type(it) not in IMMUTABLE} or None
+        self._pending = self._owner = None
         self._renew = self._unchanged = False
-        self._owner = None
 
     def seal(self, reason: TooLate | None) -> None:
         """From now on every change raises `reason`; with `None` changes are allowed again."""
@@ -311,6 +318,10 @@ class Session(MutableMapping[str, Any]):
     def close_cookie(self, reason: TooLate) -> None:
         """From now on whatever needs a new ticket, which is a new session or a renewal, raises `reason`."""
         self._undeliverable = reason
+
+    def guard_first_look(self, check: Callable[[], None]) -> None:
+        """From now on a first look calls `check`, which may raise."""
+        self._first_look = check
 
     @property
     def looked_at(self) -> bool:
@@ -327,29 +338,37 @@ class Session(MutableMapping[str, Any]):
         """Whether the stored session, if there is one, has been read."""
         return self._fields is not None
 
-    def unreadable(self) -> list[UnreadableField]:
+    @property
+    def unreadable_fields(self) -> bool:
+        """Whether fields that could not be decoded wait to be reported."""
+        return self._unreadable is not None
+
+    def take_unreadable(self) -> list[UnreadableField]:
         """The fields that could not be decoded since this was last asked."""
-        errors = list(self._unreadable.values())
-        self._unreadable.clear()
-        return errors
+        errors, self._unreadable = self._unreadable, None
+        return [] if errors is None else list(errors.values())
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> dict[str, str]:
         """Note that the handler looks at the session, and give its stored fields."""
-        self._looked = True
+        if not self._looked:
+            if self._first_look is not None:
+                self._first_look()
+            self._looked = True
         if self._fields is None:
             raise NotLoaded
         return self._fields
 
-    def _change(self, name: str | None = None) -> None:
-        """Check that a change can still be made, and that `name` can name a field."""
+    def _change(self, name: str | None = None) -> _Pending:
+        """Where to note a change; refused if none can be made any more, or if `name` cannot name a field."""
+        self._look()
         if self._sealed is not None:
-            raise self._sealed
+            raise self._sealed.anew()
         if self._undeliverable is not None and self._record is None:
-            raise self._undeliverable
+            raise self._undeliverable.anew()
         if name is not None:
-            if not isinstance(name, str) or not name or name.startswith("@"):
+            if not isinstance(name, str) or not name or name[0] == "@":
                 raise UnstorableValue(
                     str(name), name, "a field's name is a non-empty string that does not begin with '@'"
                 )
@@ -358,21 +377,30 @@ class Session(MutableMapping[str, Any]):
                     name.encode()
                 except UnicodeEncodeError:
                     raise UnstorableValue(ascii(name), name, "a field's name must be valid Unicode") from None
+        if self._pending is None:
+            self._pending = _Pending()
+        return self._pending
 
     def _names(self, fields: dict[str, str]) -> dict[str, None]:
         """The names of all fields as they are after this request's changes, in order."""
-        names = dict.fromkeys(name for name in fields if name not in self._deleted and not name.startswith("@"))
-        names.update(dict.fromkeys(self._written))
-        names.update(dict.fromkeys(self._added))
+        pending = self._pending or _Pending()
+        names = dict.fromkeys(name for name in fields if name not in pending.deleted and name[:1] != "@")
+        names.update(dict.fromkeys(pending.written))
+        names.update(dict.fromkeys(pending.added))
         return names
 
     def _has(self, fields: dict[str, str], name: str) -> bool:
-        if name in self._written or name in self._added:
-            return True
-        return name in fields and name not in self._deleted and name[:1] != "@"
+        pending = self._pending
+        if pending is not None:
+            if name in pending.written or name in pending.added:
+                return True
+            if name in pending.deleted:
+                return False
+        return name in fields and name[:1] != "@"
 
     def _readable(self, fields: dict[str, str], name: str) -> bool:
-        if name in self._written or name in self._added:
+        pending = self._pending
+        if pending is not None and (name in pending.written or name in pending.added):
             return True
         try:
             self._decoded(fields, name)
@@ -380,23 +408,26 @@ class Session(MutableMapping[str, Any]):
             return False
         return True
 
-    def _decoded(self, fields: dict[str, str], name: str, absent: Any = _RAISE) -> Any:
-        """The value of a stored field, decoded once; `absent` if there is no such field."""
+    def _decoded(self, fields: dict[str, str], name: str, absent: int | None = None) -> Any:
+        """The value of a stored field, decoded once; `absent`, or `KeyError` without it, if there is no such field."""
         seen = self._seen
         if name in seen:
             return seen[name]
         text = fields.get(name)
         if text is None or name[:1] == "@":
-            if absent is _RAISE:
+            if absent is None:
                 raise KeyError(name)
             return absent
         session_id = self._session_id_to_be()
         try:
             value = seen[name] = self._codec.decode(session_id, name, text)
         except ValueError as problem:
-            error = self._unreadable[name] = UnreadableField(name, session_id, str(problem))
+            error = UnreadableField(name, session_id, str(problem))
+            self._unreadable = {**(self._unreadable or {}), name: error}
             raise error from None
         if type(value) not in IMMUTABLE:
+            if self._watched is None:
+                self._watched = {}
             self._watched[name] = value
         return value
 
@@ -412,26 +443,18 @@ class Session(MutableMapping[str, Any]):
             self._ticket = Ticket.new()
         return self._ticket.session_id
 
-    def _drop(self, name: str) -> None:
-        self._written.pop(name, None)
-        self._texts.pop(name, None)
-        self._added.pop(name, None)
-
     def _keep_only(self, names: tuple[str, ...]) -> None:
         """Drop every stored field but the named ones, here and, when committed, in the store."""
-        if self._record is None:
+        pending = self._pending
+        if self._record is None or pending is None:
             return
-        if self._retain is not None:
-            names = tuple(name for name in names if name in self._retain)
-        self._retain = names
-        self._fields = retained(self._fields or {}, names)
-        self._seen = {name: value for name, value in self._seen.items() if name in self._fields}
-        self._watched = {name: value for name, value in self._watched.items() if name in self._fields}
-        self._deleted &= self._fields.keys()
-
-    def _forget_changes(self) -> None:
-        self._written, self._texts, self._deleted, self._added = {}, {}, set(), {}
-        self._retain = None
+        if pending.retain is not None:
+            names = tuple(name for name in names if name in pending.retain)
+        pending.retain = names
+        fields = self._fields = retained(self._fields or {}, names)
+        self._seen = {name: value for name, value in self._seen.items() if name in fields}
+        self._watched = {name: value for name, value in (self._watched or {}).items() if name in fields} or None
+        pending.deleted &= fields.keys()
 
 
 class FieldMap(MutableMapping[str, Any]):

@@ -65,7 +65,10 @@ class Ticket:
 
 def same_hash(one: str, other: str) -> bool:
     """Whether two secret hashes are equal, in time that does not depend on where they differ."""
-    return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode("utf-8", "surrogateescape"))
+    try:
+        return hmac.compare_digest(one, other)
+    except TypeError:  # one of them, damaged in the store, is not even ASCII
+        return False
 
 
 def new_operation_id() -> str:
