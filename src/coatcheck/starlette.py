@@ -15,6 +15,9 @@ from coatcheck.stores.interface import AsyncStore
 
 __all__ = ["SessionMiddleware"]
 
+_TWO_WEEKS = 14 * 86_400
+_LEFT_OUT = (None, _TWO_WEEKS, "/", "lax", True, None, None, "default")
+
 
 class SessionMiddleware(asgi.SessionMiddleware):
     """`starlette.middleware.sessions.SessionMiddleware` with sessions on the server.
@@ -49,7 +52,7 @@ class SessionMiddleware(asgi.SessionMiddleware):
         app: ASGIApp,
         store: str | AsyncStore,
         session_cookie: str | None = None,
-        max_age: int | None = 14 * 86_400,
+        max_age: int | None = _TWO_WEEKS,
         path: str = "/",
         same_site: SameSite = "lax",
         https_only: bool = True,
@@ -62,6 +65,7 @@ class SessionMiddleware(asgi.SessionMiddleware):
         codec: Codec | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
+        given = (session_cookie, max_age, path, same_site, https_only, domain, idle_timeout, absolute_timeout)
         if settings is None:
             cookie = CookieSettings(
                 name=session_cookie, secure=https_only, same_site=same_site, path=path, domain=domain, max_age=max_age
@@ -72,14 +76,7 @@ class SessionMiddleware(asgi.SessionMiddleware):
             if absolute_timeout == "default":
                 absolute_timeout = max(7 * 86_400, settings.idle_ms / 1000)
             settings = settings.but(absolute_timeout=absolute_timeout)
-        elif (session_cookie, path, same_site, https_only, domain, idle_timeout) != (
-            None,
-            "/",
-            "lax",
-            True,
-            None,
-            None,
-        ):
+        elif given != _LEFT_OUT:
             raise ConfigurationError(
                 "settings",
                 "given together with keywords",

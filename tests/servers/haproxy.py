@@ -127,7 +127,18 @@ def _openssl(folder: Path, name: str, *extensions: str, authority: str | None = 
     )
     program = shutil.which("openssl")
     assert program is not None, "these tests make certificates with the command openssl: install it"
-    command = [program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = [
+        program,
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     command += ["-config", str(settings), "-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
     if authority is not None:
         command += ["-CA", str(folder / f"{authority}.pem"), "-CAkey", str(folder / f"{authority}.key")]

@@ -162,5 +162,3 @@ async def test_a_standard_cookie_jar_takes_and_gives_back_the_ticket(open_sessio
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
         await client.post("/login?user=garimoo")
         assert (await client.get("/page")).json() == {}, "a Secure cookie went over plain HTTP"
-
-

@@ -236,7 +236,9 @@ async def test_a_first_look_after_the_start_is_refused(open_sessions: Opener) ->
     async with Browser(app) as visitor:
         await visitor.get("/enter")
         for ticket in (visitor.ticket, None):
-            with pytest.raises(TooLate, match="without `Vary: Cookie`.*Look at the session before the response begins"):
+            with pytest.raises(
+                TooLate, match=r"without `Vary: Cookie`.*Look at the session before the response begins"
+            ):
                 await outcome(app, ticket)
     assert await outcome(site(open_sessions(), late_look, before=dict), visitor.ticket) == "begungarimoo"
 

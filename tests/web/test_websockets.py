@@ -110,5 +110,3 @@ async def test_sockets_are_denied_while_the_store_is_down(own_valkey: Valkey) ->
             async with chat(server, visitor.ticket) as socket:
                 assert await ask(socket, "get user") == '"garimoo"'
         assert "Traceback" not in server.log
-
-
