@@ -13,12 +13,14 @@ from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.stores.redis import RedisStore
 from tests.servers.valkey import Valkey
 
-__all__ = ["Opener", "open_sessions", "own_valkey", "prefix", "valkey", "valkey_url"]
+__all__ = ["Opener", "URLOpener", "open_sessions", "open_store", "own_valkey", "prefix", "valkey", "valkey_url"]
 
 _SHARED = pytest.StashKey[Valkey]()
 
 Opener: TypeAlias = Callable[[], AsyncStore]
 """Gives another store onto the same sessions, as each web server of a fleet has its own."""
+
+URLOpener: TypeAlias = Callable[[str], RedisStore]
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +53,25 @@ def valkey_url(valkey: Valkey, prefix: str) -> str:
     return f"{valkey.url}?prefix={prefix}"
 
 
-@pytest.fixture(params=["memory", "valkey"])
-async def open_sessions(request: pytest.FixtureRequest) -> AsyncIterator[Opener]:
-    """Every kind of store in turn."""
-    if request.param == "memory":
-        sessions = MemoryStore()
-        yield lambda: AsyncMemoryStore(sessions)
-        return
-    url = request.getfixturevalue("valkey_url")
-    opened: list[AsyncStore] = []
+@pytest.fixture
+async def open_store() -> AsyncIterator[URLOpener]:
+    """`open_store(url)` that closes the store when the test is over."""
+    opened: list[RedisStore] = []
 
-    def another() -> AsyncStore:
+    def another(url: str) -> RedisStore:
         opened.append(RedisStore.from_url(url))
         return opened[-1]
 
     yield another
     for store in opened:
         await store.close()
+
+
+@pytest.fixture(params=["memory", "valkey"])
+def open_sessions(request: pytest.FixtureRequest, open_store: URLOpener) -> Opener:
+    """Every kind of store in turn."""
+    if request.param == "memory":
+        sessions = MemoryStore()
+        return lambda: AsyncMemoryStore(sessions)
+    url = request.getfixturevalue("valkey_url")
+    return lambda: open_store(url)
