@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast
 
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
 
 from coatcheck.errors import CoatcheckError, Conflict, NotACounter, OutcomeUnknown, SessionExists, SessionGone
 from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal
@@ -48,7 +48,7 @@ _actions = st.dictionaries(
     max_size=4,
 )
 _retain = st.one_of(st.none(), st.none(), st.none(), st.lists(_names, max_size=3, unique=True).map(tuple))
-_lifetimes = st.sampled_from((LONG, LONG, LONG, SHORT, 2 * SHORT))
+_lifetimes = st.sampled_from((LONG, LONG, LONG, LONG, SHORT, 2 * SHORT))
 _no_or_lifetime = st.one_of(st.none(), st.none(), _lifetimes)
 _people = st.sampled_from((None, None, "ann", "bob é*"))
 _renewals = st.sampled_from((None, None, "asked for", "asked for, with grace", "periodic", "periodic, outdated"))
@@ -63,8 +63,8 @@ class StoreMachine(RuleBasedStateMachine):
     The contract suites run it. To run it by itself, subclass it so that it needs no arguments, and hand the class to
     `hypothesis.stateful.run_state_machine_as_test`.
 
-    The store's clock is not trusted to stand still between two calls: around each call the store is asked for its time,
-    and where the answer hangs on the very moment in between, either is right.
+    The store's clock may move on between two calls. Each call is made between two moments that the store has told, and
+    where its outcome depends on which moment in between it was, either is right.
 
     Args:
         open_store: opens a store. Called in the loop that the machine runs.
@@ -131,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(new=created)
     def look(self, new: NewRecord) -> None:
-        self._loop.run(self._read(new.session_id))
+        self._loop.run(self._look(new.session_id))
 
     @rule(
         target=asked,
@@ -216,18 +216,26 @@ class StoreMachine(RuleBasedStateMachine):
         """Commits side by side must come out as if they had come one after the other, in the order of their versions."""
         self._loop.run(self._rush(new.session_id, parts))
 
-    @rule(new=consumes(created))
+    @precondition(lambda self: len(self._model) > 1)
+    @rule(new=created)
     def end(self, new: NewRecord) -> None:
         self._loop.run(self._delete(new.session_id))
 
-    @rule(new=created)
-    def end_and_go_on_asking(self, new: NewRecord) -> None:
-        self._loop.run(self._delete(new.session_id))
+    @precondition(lambda self: self._next_end() is not None)
+    @rule(late=st.sampled_from((-1, 0, 1, None)))
+    def wait(self, late: int | None) -> None:
+        """Until about the moment when a session, or the grace of a secret, ends; or just a little."""
+        end = self._next_end()
+        ms = 1 if late is None or end is None else end + late - self._now
+        self._loop.run(self._pass_time(max(0, ms)))
 
-    @rule(ms=st.sampled_from((1, 5, SHORT // 2, SHORT + 1)))
-    def wait(self, ms: int) -> None:
-        self._loop.run(self._pass_time(ms))
+    def _next_end(self) -> int | None:
+        """When the next session or grace ends, if that is soon."""
+        alive = [expected for expected in self._model.values() if expected.alive(self._now)]
+        ends = [expected.ends for expected in alive] + [expected.previous_until for expected in alive]
+        return min((end for end in ends if self._now < end <= self._now + 2 * SHORT), default=None)
 
+    @precondition(lambda self: len(self._model) > 1)
     @rule(person=st.sampled_from(("ann", "bob é*")))
     def list_sessions(self, person: str) -> None:
         self._loop.run(self._list(person))
@@ -242,50 +250,48 @@ class StoreMachine(RuleBasedStateMachine):
             answer = await self._store.create(new)
         except SessionExists as refused:
             answer = refused
-        late = await self._time()
+        record, late = await self._read(new.session_id)
         free = {expected is None or not expected.alive(now) for now in (early, late)}
         known = expected is not None and new.operation in expected.operations
         if isinstance(answer, SessionExists):
             assert answer.session_id == new.session_id
             assert False in free, "refused an id that is free"
             assert not known, "did not know its own create again"
-        elif (
-            expected is not None
-            and known
-            and (answer.version, answer.touched_ms)
-            == (
-                expected.version,
-                expected.touched,
-            )
-        ):
+        elif expected is not None and known and answer == Applied(expected.version, expected.touched):
             assert False in free, "knew a session that has ended"
         else:
             assert True in free, "a repeated create changed something" if known else "gave out an id that is taken"
-            self._begin(new, answer, early, late)
-        await self._read(new.session_id)
+            assert early <= answer.touched_ms <= late
+            assert answer == Applied(1, answer.touched_ms)
+            self._model[new.session_id] = Expected.from_new(new, answer.touched_ms)
+        self._judge_record(new.session_id, record, late)
 
-    def _begin(self, new: NewRecord, answer: Applied, early: int, late: int) -> None:
-        assert answer.version == 1
-        assert not answer.counters
-        assert not answer.renewed
-        assert early <= answer.touched_ms <= late
-        self._model[new.session_id] = Expected.from_new(new, answer.touched_ms)
+    async def _look(self, session_id: str) -> None:
+        self._judge_record(session_id, *await self._read(session_id))
 
-    async def _read(self, session_id: str) -> None:
-        early = self._now
+    async def _read(self, session_id: str) -> tuple[Record | None, int]:
+        """What the store says of a session, and a time at which this was so."""
         record = await self._store.read(session_id)
-        late = await self._time()
-        self._judge_record(session_id, record, early, late)
+        if record is None:
+            await self._time()
+        else:
+            assert record.read_at_ms >= self._now, "the store's clock went back"
+            self._now = record.read_at_ms
+        return record, self._now
 
-    def _judge_record(self, session_id: str, record: Record | None, early: int, late: int) -> None:
+    async def _time(self) -> int:
+        """The store's time, by way of a session that is there for nothing else."""
+        record, now = await self._read(self._watch.session_id)
+        assert record is not None
+        return now
+
+    def _judge_record(self, session_id: str, record: Record | None, now: int) -> None:
         expected = self._model[session_id]
         if record is None:
-            assert not expected.alive(late), "lost"
+            assert not expected.alive(now), "lost"
             self._model[session_id] = replace(expected, deleted=True)  # and absent it must stay
             return
-        assert expected.alive(early), "came back" if expected.deleted else "outlived its end"
-        now = record.read_at_ms
-        assert early <= now <= late
+        assert expected.alive(now), "came back" if expected.deleted else "outlived its end"
         assert now < record.expires_ms
         got = (record.session_id, record.version, record.owner, record.operations)
         assert got == (session_id, expected.version, expected.owner, expected.operations)
@@ -299,9 +305,9 @@ class StoreMachine(RuleBasedStateMachine):
     async def _update(self, session_id: str, changes: Changes) -> None:
         early = self._now
         answer = await self._ask(session_id, changes)
-        late = await self._time()
+        record, late = await self._read(session_id)
         self._judge_commit(session_id, changes, answer, early, late)
-        await self._read(session_id)
+        self._judge_record(session_id, record, late)
 
     async def _ask(self, session_id: str, changes: Changes) -> Applied | CoatcheckError:
         try:
@@ -350,7 +356,7 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         early = self._now
         answers = await asyncio.gather(*(self._ask(session_id, commit) for commit in commits))
-        late = await self._time()
+        record, late = await self._read(session_id)
         applied = [each for each in zip(commits, answers, strict=True) if isinstance(each[1], Applied)]
         for commit, answer in sorted(applied, key=lambda each: cast(Applied, each[1]).version):
             self._judge_commit(session_id, commit, answer, early, late)
@@ -362,16 +368,16 @@ class StoreMachine(RuleBasedStateMachine):
             elif isinstance(answer, CoatcheckError):
                 assert isinstance(answer, SessionGone)
                 assert not expected.alive(late)
-        await self._read(session_id)
+        self._judge_record(session_id, record, late)
 
     async def _delete(self, session_id: str) -> None:
         expected = self._model[session_id]
         early = self._now
         existed = await self._store.delete(session_id)
-        late = await self._time()
+        record, late = await self._read(session_id)
         assert existed in (expected.alive(early), expected.alive(late))
         self._model[session_id] = replace(expected, deleted=True)
-        await self._read(session_id)
+        self._judge_record(session_id, record, late)
 
     async def _list(self, person: str) -> None:
         if not isinstance(self._store, AsyncOwnerIndex):
@@ -387,18 +393,12 @@ class StoreMachine(RuleBasedStateMachine):
         for session_id, expected in self._model.items():
             if session_id in records:
                 assert expected.owner == owner
-                self._judge_record(session_id, records.pop(session_id), early, late)
+                record = records.pop(session_id)
+                assert early <= record.read_at_ms <= late
+                self._judge_record(session_id, record, record.read_at_ms)
             else:
                 assert expected.owner != owner or not expected.alive(late), "not listed"
         assert not records, "somebody else's session"
-
-    async def _time(self) -> int:
-        """The store's time, by way of a session that is there for nothing else."""
-        record = await self._store.read(self._watch.session_id)
-        assert record is not None
-        assert record.read_at_ms >= self._now, "the store's clock went back"
-        self._now = record.read_at_ms
-        return self._now
 
     # --- what is asked for -------------------------------------------------------------------------------------------
 
