@@ -36,7 +36,7 @@ class Monitor:
         with socket.create_connection((LOOPBACK, self._port), timeout=5) as marker:
             marker.sendall(b"ECHO the-end\r\n")
             marker.recv(64)
-        names = []
+        names: list[str] = []
         while True:
             line = _LINE.match(self._file.readline().decode("utf-8", "replace"))
             assert line is not None

@@ -133,7 +133,7 @@ class Valkey:
     def __call__(self, *command: Any) -> Any:
         """Send one command, on a connection of its own; byte strings stay bytes."""
         with redis.Redis(port=self.port, host=LOOPBACK, socket_timeout=5) as client:
-            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+            return client.execute_command(*command)
 
     def _answers_or_died(self) -> bool:
         if not self.process.alive:

@@ -228,7 +228,7 @@ async def test_a_session_for_one_mounted_application_alone(open_sessions: Opener
         assert "vary" not in (await visitor.get("/")).headers
 
 
-def test_the_lifespan_closes_what_the_middleware_opened() -> None:
+def test_the_lifespan_closes_what_the_middleware_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
     class Noted(AsyncMemoryStore):
@@ -240,16 +240,12 @@ def test_the_lifespan_closes_what_the_middleware_opened() -> None:
         client.post("/put?a=1")
     assert closed == [], "what was handed in stays open"
 
-    opened = shop("memory://")
-    with TestClient(opened, base_url="https://testserver"):
-        middleware: Any = opened.middleware_stack
-        while not isinstance(middleware, SessionMiddleware):
-            middleware = middleware.app
+    async def close(store: AsyncMemoryStore) -> None:
+        closed.append("opened")
 
-        async def close() -> None:
-            closed.append("opened")
-
-        middleware.manager.store.close = close
+    monkeypatch.setattr(AsyncMemoryStore, "close", close)
+    with TestClient(shop("memory://"), base_url="https://testserver") as client:
+        client.post("/put?a=1")
     assert closed == ["opened"]
 
 

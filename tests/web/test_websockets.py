@@ -57,6 +57,7 @@ async def test_a_socket_reads_and_commits(server: WebServer, visitor: Browser) -
         assert await ask(socket, "get news") == '"1"'
         await ask(socket, "set last word")
     # What was left is stored when the socket ends, which the server notices by itself.
+    stored: dict[str, str] = {}
     for _ in range(500):
         stored = (await visitor.get("/page")).json()
         if "last" in stored:
