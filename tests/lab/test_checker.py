@@ -183,6 +183,21 @@ def test_a_session_read_right_once_after_the_kill_is_not_lost() -> None:
     assert figures.sessions.lost == 0
 
 
+def test_an_answer_to_a_request_sent_during_the_kill_decides_nothing() -> None:
+    """The server may have given it with its last breath."""
+    entries = perfect("redis")
+    shopper = _someone_at_risk(entries)
+    spoiled = _empty_after_kill(entries, shopper)
+    first = nth_read(entries, 0, after=AFTER_KILL, shopper=shopper)
+    spoiled = change(spoiled, is_(first), seen=first.seen, owner=first.owner, right=True)
+    assert check(spoiled).sessions.lost == 0
+    longer = [
+        msgspec.structs.replace(entry, done=first.sent + 0.001) if isinstance(entry, Killed) else entry
+        for entry in spoiled
+    ]
+    assert check(longer).sessions.lost == 1
+
+
 def test_a_session_that_was_gone_before_the_kill_is_not_lost_to_it() -> None:
     entries = perfect("redis")
     shopper = _someone_at_risk(entries)

@@ -10,7 +10,7 @@ import pytest
 
 from coatcheck.lab.errors import UsageError
 from coatcheck.lab.plan import Plan, cart_of, mark, reads_needed, visits_needed
-from coatcheck.lab.settings import QUICK_RATE, QUICK_SECONDS, QUICK_SHOPPERS, Settings, chosen
+from coatcheck.lab.settings import QUICK_RATE, QUICK_SECONDS, QUICK_SHOPPERS, Settings, chosen, enough_shoppers
 
 from .worlds import PLAN
 
@@ -103,6 +103,14 @@ def test_a_run_too_short_to_decide_anything_is_refused_and_each_remedy_works() -
     for remedy in (Settings(shoppers=1000, seconds=85), Settings(shoppers=1000, rate=567), Settings(shoppers=352)):
         remedy.check()
         assert remedy.plan.count / remedy.shoppers >= visits_needed(remedy.servers, 0.5)
+
+
+@pytest.mark.parametrize("servers", range(2, 17))
+def test_any_number_of_servers_works_with_the_other_settings_left_alone(servers: int) -> None:
+    """More servers take more visits per shopper to tell what is lost, so there are fewer shoppers."""
+    shoppers = enough_shoppers(150, rate=200, seconds=30, servers=servers)
+    Settings(servers=servers, shoppers=shoppers).check()
+    assert shoppers == 150 if servers <= 4 else 25 < shoppers < 150
 
 
 def test_architectures_are_chosen_one_by_one_or_with_commas() -> None:

@@ -84,6 +84,12 @@ def test_a_program_that_cannot_be_run_is_reported(supervisor: Supervisor, tmp_pa
         supervisor.wait_until(lambda: False, seconds=10, what="nothing")
 
 
+def test_ctrl_c_in_a_terminal_reaches_the_lab_alone(supervisor: Supervisor) -> None:
+    """The terminal sends it to a whole process group, and the lab wants to stop its processes itself, in order."""
+    process = supervisor.start("web-1", SLEEPER)
+    assert os.getpgid(process.popen.pid) != os.getpgid(0)
+
+
 def test_a_process_killed_on_purpose_is_no_surprise(supervisor: Supervisor) -> None:
     process = supervisor.start("web-2", SLEEPER)
     supervisor.kill(process)

@@ -211,3 +211,4 @@ async def test_a_stall_is_felt_by_everyone_who_would_have_come(tmp_path: Path) -
     assert 35 <= len(slow) <= 60, "100 arrivals per second: some 40 waited for more than a tenth of a second"
     assert figures.latency.p90 > 100
     assert figures.latency.p50 < 100
+    assert figures.lag.p90 < 50, "it was the shop that was late, and not the generator"

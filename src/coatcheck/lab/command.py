@@ -12,7 +12,7 @@ from rich.text import Text
 
 from coatcheck.lab import settings as defaults
 from coatcheck.lab.errors import EXIT_CLAIM_NOT_SHOWN, EXIT_OK, LabError, UsageError
-from coatcheck.lab.settings import Settings, chosen
+from coatcheck.lab.settings import Settings, chosen, enough_shoppers
 
 if TYPE_CHECKING:
     from coatcheck.lab.results import Results
@@ -77,7 +77,8 @@ def lab(
     Parameters
     ----------
     shoppers
-        People with a cart of their own. Default 150, with --quick 60.
+        People with a cart of their own. Default 150, with --quick 60, or fewer if
+        they would come too seldom.
     seconds
         How long people keep coming, for each architecture. Default 30, with --quick 8.
     servers
@@ -102,11 +103,14 @@ def lab(
         Decides who comes when and buys what. The same seed gives the same traffic.
     """
     try:
+        rate = _first(rate, defaults.QUICK_RATE if quick else defaults.DEFAULT_RATE)
+        seconds = _first(seconds, defaults.QUICK_SECONDS if quick else defaults.DEFAULT_SECONDS)
+        most = defaults.QUICK_SHOPPERS if quick else defaults.DEFAULT_SHOPPERS
         settings = Settings(
             only=chosen(only),
-            shoppers=_first(shoppers, defaults.QUICK_SHOPPERS if quick else defaults.DEFAULT_SHOPPERS),
-            rate=_first(rate, defaults.QUICK_RATE if quick else defaults.DEFAULT_RATE),
-            seconds=_first(seconds, defaults.QUICK_SECONDS if quick else defaults.DEFAULT_SECONDS),
+            shoppers=_first(shoppers, enough_shoppers(most, rate=rate, seconds=seconds, servers=servers)),
+            rate=rate,
+            seconds=seconds,
             servers=servers,
             seed=seed,
             runs=runs,

