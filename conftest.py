@@ -1,7 +1,7 @@
 """Every Python snippet in the README, in docs/ and in docstrings runs as a test.
 
-Snippets may `await` at their top level, as in `python -m asyncio`. Where one says redis://localhost:6379, it gets a real
-server of its own on a free port.
+Snippets may `await` at their top level, as in `python -m asyncio`. Where one says redis://localhost:6379, it gets the
+tests' own server.
 """
 
 from __future__ import annotations
@@ -9,30 +9,24 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
-from tests.servers.valkey import Valkey
+from tests.servers.fixtures import valkey
+
+__all__ = ["pytest_collect_file", "valkey"]
 
 _WRITTEN_URL = "redis://localhost:6379"
-
-
-@pytest.fixture(scope="session")
-def documented_valkey() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
 
 
 class _Waiting:
     """Runs a snippet, in one event loop per document."""
 
     def __call__(self, example: Example) -> None:
-        source = str(example.parsed).replace(_WRITTEN_URL, example.namespace["documented_valkey"].url)
+        source = str(example.parsed).replace(_WRITTEN_URL, example.namespace["valkey"].url)
         source = "\n" * (example.line + example.parsed.line_offset) + source  # so that tracebacks name the right line
         code = compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         waiting = eval(code, example.namespace)  # noqa: S307 - it is our own documentation
@@ -53,7 +47,7 @@ _pages = Sybil(
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     setup=_begin,
     teardown=_end,
-    fixtures=["documented_valkey"],
+    fixtures=["valkey"],
 )
 _docstrings = Sybil(parsers=[DocTestParser()], patterns=["src/*.py", "src/**/*.py"])
 
