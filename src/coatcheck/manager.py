@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from time import monotonic
 
 from coatcheck.codec import Codec, JSONCodec
 from coatcheck.cookie import Cookie
@@ -23,12 +24,13 @@ _log = logging.getLogger("coatcheck")
 class AsyncSession(Session):
     """A `Session` that can go to the store and back in the middle of a request."""
 
-    __slots__ = ("_set_cookie", "manager")
+    __slots__ = ("_set_cookie", "manager", "time_left")
 
     def __init__(self, manager: SessionManager, ticket: Ticket | None) -> None:
         super().__init__(manager.codec, ticket)
         self.manager = manager
         self._set_cookie: str | None = None
+        self.time_left = manager.settings.store_ms / 1000  # seconds that this request may still spend on its store
 
     async def load(self) -> None:
         """Read the session from the store, unless that has been done. For `load="explicit"`.
@@ -41,7 +43,8 @@ class AsyncSession(Session):
     async def commit(self) -> None:
         """Store this request's changes now rather than at its end; afterwards counters are exact.
 
-        For event streams, WebSockets, and handlers that want to catch a refusal themselves.
+        For event streams, WebSockets, and handlers that want to catch a refusal themselves. In a connection that lives
+        on, `reload()` gives the store's work a new `store_timeout`.
 
         Raises:
             SessionGone: the session ended meanwhile. Nothing was saved.
@@ -109,12 +112,14 @@ class SessionManager:
         if session.loaded or ticket is None:
             return
         record: Record | None = None
+        began = monotonic()
         try:
-            record = await self.store.read(ticket.session_id)
+            record = await self.store.read(ticket.session_id, timeout=session.time_left)
         except CorruptRecord as error:
             self._tell("record_corrupt", ticket.session_id, error.problem)
         except StoreError as error:
             raise self._told(error, ticket.session_id) from None
+        session.time_left -= monotonic() - began
         refusal = admit(session, ticket, record)
         if refusal:
             self._tell("ticket_refused", ticket.session_id, refusal)
@@ -128,7 +133,7 @@ class SessionManager:
             return
         session_id = session.session_id
         try:
-            applied = await self._carry_out(todo, session_id)
+            applied = await self._carry_out(todo, session_id, session.time_left)
         except (SessionGone, Conflict) as refusal:
             self._tell("commit_refused", session_id, type(refusal).__name__)
             if todo.essential:
@@ -160,12 +165,13 @@ class SessionManager:
         if session_id is None or ticket is None:
             raise NotLoaded
         try:
-            record = await self.store.read(session_id)
+            record = await self.store.read(session_id, timeout=self.settings.store_ms / 1000)
         except StoreError as error:
             raise self._told(error, session_id) from None
         if admit(session, ticket, record):
             raise SessionGone(session_id)
         session.seal(None)
+        session.time_left = self.settings.store_ms / 1000
 
     async def sessions_of(self, owner: str) -> list[Record]:
         """All live sessions of one owner, the most recently used first.
@@ -194,14 +200,16 @@ class SessionManager:
         if self._owns_store:
             await self.store.close()
 
-    async def _carry_out(self, todo: Plan, session_id: str | None) -> Applied | None:
+    async def _carry_out(self, todo: Plan, session_id: str | None, time_left: float) -> Applied | None:
         # The old session ends before a new one begins: a crash in between leaves the user logged out, never logged in.
         if todo.delete is not None:
-            await self.store.delete(todo.delete)
+            began = monotonic()
+            await self.store.delete(todo.delete, timeout=time_left)
+            time_left -= monotonic() - began
         if todo.create is not None:
-            return await self.store.create(todo.create)
+            return await self.store.create(todo.create, timeout=time_left)
         if todo.update is not None and session_id is not None:
-            return await self.store.update(session_id, todo.update)
+            return await self.store.update(session_id, todo.update, timeout=time_left)
         return None
 
     def _index(self) -> AsyncOwnerIndex:

@@ -212,7 +212,7 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
         counters = {}
         for name in changes.increments:
             with suppress(NotACounter):  # a later commit may have put something else there; this one was applied
-                counters[name] = _counter(name, record.fields.get(name, "0"))
+                counters[name] = counter(name, record.fields.get(name, "0"))
         renewed = changes.renewal is not None and record.secret_hash == changes.renewal.secret_hash
         return record, Applied(record.version, record.touched_ms, counters, renewed)
     if changes.retry and changes.operation and record.version - changes.read_version > OPERATIONS_REMEMBERED:
@@ -228,7 +228,7 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
         fields.pop(name, None)
     counters = {}
     for name, addend in changes.increments.items():
-        counters[name] = _counter(name, fields.get(name, "0")) + addend
+        counters[name] = counter(name, fields.get(name, "0")) + addend
         if counters[name] not in COUNTER_RANGE:
             raise NotACounter(name, "the result would not fit into 64 bits")
         fields[name] = str(counters[name])
@@ -268,7 +268,7 @@ def map_of(field_name: str) -> str | None:
     return name if bracket and field_name.endswith("]") else None
 
 
-def _counter(name: str, text: str) -> int:
+def counter(name: str, text: str) -> int:
     """The integer in a stored text. As strict as HINCRBY: no sign but minus, no white space, no leading zero."""
     digits = text.removeprefix("-")
     if digits.isascii() and digits.isdigit() and (digits == "0" or not digits.startswith("0")) and text != "-0":

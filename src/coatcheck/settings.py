@@ -108,6 +108,8 @@ class Settings:
             `None` (default): only at login and where the application calls `renew()`.
         renew_grace: after such a periodic renewal the previous secret still works for this long, for requests that
             were under way. Default 60 s. A renewal by the application ends the old secret at once.
+        store_timeout: what one request may spend on its store altogether: connecting, reading, committing. Default
+            0.25 s. A store that is slower is answered with 503, so that a slow store costs a user this much at most.
         cookie: the cookie that carries the ticket.
 
     All times are seconds (int, float) or a `timedelta`; they are kept as whole milliseconds in `idle_ms` and so on.
@@ -121,6 +123,7 @@ class Settings:
     touch_every: Seconds | None = None
     renew_every: Seconds | None = None
     renew_grace: Seconds = 60
+    store_timeout: Seconds = 0.25
     cookie: CookieSettings = CookieSettings()
 
     idle_ms: int = field(init=False, repr=False)
@@ -128,6 +131,7 @@ class Settings:
     touch_ms: int = field(init=False, repr=False)
     renew_ms: int | None = field(init=False, repr=False)
     renew_grace_ms: int = field(init=False, repr=False)
+    store_ms: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         idle = _checked_ms("idle_timeout", self.idle_timeout)
@@ -151,6 +155,7 @@ class Settings:
         object.__setattr__(
             self, "renew_ms", None if self.renew_every is None else _checked_ms("renew_every", self.renew_every)
         )
+        object.__setattr__(self, "store_ms", _checked_ms("store_timeout", self.store_timeout))
         object.__setattr__(self, "renew_grace_ms", _checked_ms("renew_grace", self.renew_grace, least=0))
 
     def but(self, **changes: Any) -> Settings:

@@ -11,6 +11,7 @@ from binascii import b2a_base64
 
 _ID_CHARACTERS = 16  # 96 random bits, base64url
 _SECRET_CHARACTERS = 32  # 192 random bits, base64url
+_ID_FORM = re.compile(rf"[A-Za-z0-9_-]{{{_ID_CHARACTERS}}}", re.ASCII)
 _FORM = re.compile(rf"[A-Za-z0-9_-]{{{_ID_CHARACTERS + _SECRET_CHARACTERS}}}", re.ASCII)
 
 
@@ -61,6 +62,11 @@ class Ticket:
 
     def __repr__(self) -> str:
         return f"Ticket({self.session_id!r}, secret hidden)"
+
+
+def is_session_id(text: str) -> bool:
+    """Whether this is of a session id's form."""
+    return _ID_FORM.fullmatch(text) is not None
 
 
 def same_hash(one: str, other: str) -> bool:

@@ -10,6 +10,10 @@ moment of reading with each record.
 **Failing** has three outcomes that never mix. *Absent*: `read` gives `None`, `update` raises `SessionGone`. *Down*:
 `StoreUnavailable` (or `OutcomeUnknown`, when a commit was sent and its answer never came). *Corrupt*: `CorruptRecord`.
 
+**Time to wait** is the caller's: `timeout` is what is left, in seconds, of the time that one request may spend on its
+store, connecting included. A store that needs longer raises `StoreUnavailable` or `OutcomeUnknown`. `None` leaves it to the
+store. A store that never waits may ignore it.
+
 **Cancelling** a call at any moment leaks nothing, and never lets its answer reach another call.
 """
 
@@ -23,7 +27,7 @@ from coatcheck.record import Applied, Changes, NewRecord, Record
 class AsyncStore(Protocol):
     """Where sessions live, for asynchronous applications. Used from one event loop at a time."""
 
-    async def create(self, new: NewRecord) -> Applied:
+    async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
         """Store a new record, with version 1, that expires by its idle and absolute timeouts.
 
         Atomic: a record with all fields and its expiry, or none. Repeating the call with the same `operation`
@@ -36,7 +40,7 @@ class AsyncStore(Protocol):
         """
         ...
 
-    async def read(self, session_id: str) -> Record | None:
+    async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
         """The live record with this id, the store's present time included, or `None`.
 
         Reading does not touch. An expired record is absent, whether or not it has been removed yet. The record
@@ -49,7 +53,7 @@ class AsyncStore(Protocol):
         """
         ...
 
-    async def update(self, session_id: str, changes: Changes) -> Applied:
+    async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         """Apply a commit atomically, exactly once, and never to a record that is gone.
 
         What it means is `coatcheck.record.apply`, by the store's own clock. Two commits never interleave. Repeating
@@ -70,7 +74,7 @@ class AsyncStore(Protocol):
         """
         ...
 
-    async def delete(self, session_id: str) -> bool:
+    async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         """Remove the record, whatever is in it. Returns whether there was one. Repeating is harmless.
 
         Raises:
@@ -86,19 +90,19 @@ class AsyncStore(Protocol):
 class SyncStore(Protocol):
     """Where sessions live, for synchronous applications. May be used from many threads. Means what `AsyncStore` means."""
 
-    def create(self, new: NewRecord) -> Applied:
+    def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
         """See `AsyncStore.create`."""
         ...
 
-    def read(self, session_id: str) -> Record | None:
+    def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
         """See `AsyncStore.read`."""
         ...
 
-    def update(self, session_id: str, changes: Changes) -> Applied:
+    def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         """See `AsyncStore.update`."""
         ...
 
-    def delete(self, session_id: str) -> bool:
+    def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         """See `AsyncStore.delete`."""
         ...
 

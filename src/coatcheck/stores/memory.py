@@ -59,7 +59,7 @@ class MemoryStore:
             raise ConfigurationError("max_sessions", most, "not a positive whole number", "Use one, or leave it out")
         return cls(max_sessions=int(most))
 
-    def create(self, new: NewRecord) -> Applied:
+    def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
         with self._lock:
             now_ms = self._clock()
             self._sweep(now_ms)
@@ -75,14 +75,14 @@ class MemoryStore:
             heapq.heappush(self._expiries, (record.expires_ms, record.session_id))
             return Applied(record.version, now_ms)
 
-    def read(self, session_id: str) -> Record | None:
+    def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
         with self._lock:
             now_ms = self._clock()
             record = self._live(session_id, now_ms)
             # The copy shares `fields`, which are never changed in place: a commit makes new ones.
             return None if record is None else replace(record, read_at_ms=now_ms)
 
-    def update(self, session_id: str, changes: Changes) -> Applied:
+    def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         with self._lock:
             record, outcome = apply(self._records.get(session_id), changes, session_id, self._clock())
             if outcome == "unknown":
@@ -90,7 +90,7 @@ class MemoryStore:
             self._keep(record)
             return outcome
 
-    def delete(self, session_id: str) -> bool:
+    def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         with self._lock:
             alive = self._live(session_id, self._clock()) is not None
             self._drop(session_id)
@@ -168,16 +168,16 @@ class AsyncMemoryStore:
         """See `MemoryStore.from_url`."""
         return cls(MemoryStore.from_url(url))
 
-    async def create(self, new: NewRecord) -> Applied:
+    async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
         return self._store.create(new)
 
-    async def read(self, session_id: str) -> Record | None:
+    async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
         return self._store.read(session_id)
 
-    async def update(self, session_id: str, changes: Changes) -> Applied:
+    async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         return self._store.update(session_id, changes)
 
-    async def delete(self, session_id: str) -> bool:
+    async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return self._store.delete(session_id)
 
     async def close(self) -> None:

@@ -12,9 +12,10 @@ is a sorted set in its own slot; see `own.lua`.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 
 from coatcheck.errors import (
     Conflict,
@@ -25,9 +26,9 @@ from coatcheck.errors import (
     SessionExists,
     SessionGone,
 )
-from coatcheck.record import Applied, Changes, NewRecord, Record
-
-Command: TypeAlias = tuple[str | int, ...]
+from coatcheck.record import Applied, Changes, NewRecord, Record, counter
+from coatcheck.stores.redis.transport import Command
+from coatcheck.ticket import is_session_id
 
 
 class Script:
@@ -98,22 +99,29 @@ class Layout:
         if stored_id != session_id:
             if stored_id is None:
                 raise CorruptRecord(session_id, "it has no @id")
+            if not is_session_id(stored_id):
+                raise CorruptRecord(session_id, "its @id is none")
             raise ForeignReply(self.store, session_id, "a record with another id")
         try:
             previous = raw.pop("@previous", None)
             previous_hash, _, previous_until = previous.partition(" ") if previous else (None, "", "0")
             deadline = raw.pop("@deadline", None)
+            numbers = [
+                raw.pop("@version"), raw.pop("@created"), raw.pop("@renewed"), raw.pop("@touched"), raw.pop("@idle"),
+                "0" if deadline is None else deadline, previous_until,
+            ]  # fmt: skip
+            version, created_ms, renewed_ms, touched_ms, idle_ms, deadline_ms, previous_until_ms = map(int, numbers)
             record = Record(
                 session_id=session_id,
                 secret_hash=raw.pop("@secret"),
-                version=int(raw.pop("@version")),
-                created_ms=int(raw.pop("@created")),
-                renewed_ms=int(raw.pop("@renewed")),
-                touched_ms=int(raw.pop("@touched")),
-                idle_ms=int(raw.pop("@idle")),
-                deadline_ms=None if deadline is None else int(deadline),
+                version=version,
+                created_ms=created_ms,
+                renewed_ms=renewed_ms,
+                touched_ms=touched_ms,
+                idle_ms=idle_ms,
+                deadline_ms=None if deadline is None else deadline_ms,
                 previous_hash=previous_hash,
-                previous_until_ms=int(previous_until),
+                previous_until_ms=previous_until_ms,
                 owner=raw.pop("@owner", None),
                 operations=tuple(raw.pop("@operations", "").split()),
                 read_at_ms=0,
@@ -123,6 +131,14 @@ class Layout:
             raise CorruptRecord(session_id, f"it has no {missing.args[0]}") from None
         except ValueError:
             raise CorruptRecord(session_id, "a reserved field holds no number") from None
+        # As strict as `update.lua`, or a session could be read that can never be changed: digits only, and at most 15.
+        all_digits = "".join(numbers)
+        if not (all_digits.isascii() and all_digits.isdigit()) or max(map(len, numbers)) > 15:
+            raise CorruptRecord(session_id, "a reserved field holds a strange number")
+        if record.owner is not None and not _is_text(record.owner):
+            raise CorruptRecord(session_id, "its owner is no text")
+        if not "".join(raw).isascii():
+            record.fields = {name: text for name, text in raw.items() if _is_text(name)}  # nobody could name the others
         # Somebody made the key live for ever: nobody's clock is at hand, so nothing is due until the next write.
         record.read_at_ms = record.expires_ms - left_ms if left_ms >= 0 else record.touched_ms
         return record
@@ -157,7 +173,10 @@ class Layout:
     def updated(self, session_id: str, changes: Changes, reply: Any) -> Applied:
         word, rest = self._checked(session_id, changes.operation, reply)
         if word == "ok":
-            sums = {name: int(text) for name, text in zip(changes.increments, rest[3:], strict=True)}
+            sums = {}
+            for name, text in zip(changes.increments, rest[3:], strict=True):
+                with suppress(NotACounter):  # only where this commit was repeated: see `coatcheck.record.apply`
+                    sums[name] = counter(name, text)
             return Applied(int(rest[0]), int(rest[1]), sums, renewed=rest[2] == "1")
         if word == "gone":
             raise SessionGone(session_id)
@@ -202,6 +221,15 @@ class Layout:
         if type(reply) is not list or len(reply) < 3 or reply[1:3] != [session_id, operation]:
             raise ForeignReply(self.store, session_id, "a reply to another commit")
         return reply[0], reply[3:]
+
+
+def _is_text(text: str) -> bool:
+    """Whether it is UTF-8 in the store: what is not comes as lone surrogates, and can be written nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _or_empty(number: int | None) -> str | int:

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis.asyncio as client
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from coatcheck.errors import (
-    ConfigurationError,
-    CorruptRecord,
-    OutcomeUnknown,
-    StoreFull,
-    StoreUnavailable,
-)
+from coatcheck.errors import ConfigurationError, CorruptRecord, OutcomeUnknown, StoreFull, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record
 from coatcheck.stores.opening import without_password
-from coatcheck.stores.redis.layout import Command, Layout, with_script_text
-from coatcheck.stores.redis.transport import ErrorReply, ExchangeFailed, PooledTransport, Transport
+from coatcheck.stores.redis.address import parse
+from coatcheck.stores.redis.gate import RetryBudget
+from coatcheck.stores.redis.layout import Layout, with_script_text
+from coatcheck.stores.redis.pooled import PooledTransport
+from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed, Transport
+from coatcheck.stores.redis.wire import Wires
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
-
-_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 
 
 class RedisStore:
@@ -47,6 +41,7 @@ class RedisStore:
     def __init__(self, transport: Transport, layout: Layout) -> None:
         self._transport = transport
         self._layout = layout
+        self._budget = RetryBudget()
 
     @classmethod
     def from_url(cls, url: str) -> RedisStore:
@@ -55,33 +50,28 @@ class RedisStore:
         `valkey://` and `valkeys://` mean the same. Options in the query:
 
         - `prefix`: what all keys begin with; default `coatcheck:`.
-        - `timeout`: seconds for one exchange, connecting included; default 1.
-        - `max_connections`: default 50 per process; who finds none free waits, within the timeout.
-        - whatever else `redis.asyncio.Connection` takes, such as `ssl_ca_certs` or `ssl_certfile`.
+        - `timeout`: seconds for one exchange where the caller gives none, and for connecting; default 1.
+        - `max_in_flight`: exchanges under way at most on the one connection of an event loop; default 4096. Further ones
+          wait their turn.
+        - `heartbeat`: seconds of silence after which the server is asked for a sign of life; default 10.
+        - for TLS `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname`.
+
+        Raises:
+            ConfigurationError: an option that is unknown or cannot work.
         """
-        shown = without_password(url)
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        prefix = options.pop("prefix", "coatcheck:")
+        address, options = parse(url)
+        layout = Layout(without_password(url), options.pop("prefix", "coatcheck:"))
         timeout = _number("timeout", options.pop("timeout", "1"), float)
-        most = _number("max_connections", options.pop("max_connections", "50"), int)
-        plain = urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme], query=urlencode(options)))
-        try:
-            pool = client.BlockingConnectionPool.from_url(
-                plain,
-                max_connections=most,
-                timeout=None,  # the exchange's own timeout bounds the waiting
-                protocol=3,
-                retry=Retry(NoBackoff(), 0),
-                socket_connect_timeout=timeout,
-                socket_timeout=timeout,
-            )
-            pool.make_connection()  # type: ignore[no-untyped-call]  # this connects nowhere, but looks at the options
-        except (TypeError, ValueError, client.RedisError) as error:
+        most = _number("max_in_flight", options.pop("max_in_flight", "4096"), int)
+        heartbeat = _number("heartbeat", options.pop("heartbeat", "10"), float)
+        if options:
             raise ConfigurationError(
-                "store", shown, str(error), "See docs/stores.md for the options of a URL"
-            ) from None
-        return cls(PooledTransport(pool, owned=True, timeout=timeout), Layout(shown, prefix))
+                next(iter(options)),
+                "given",
+                "no option of a store URL",
+                "Known: prefix, timeout, max_in_flight, heartbeat, db",
+            )
+        return cls(Wires(address, timeout=timeout, most=most, heartbeat=heartbeat), layout)
 
     @classmethod
     def from_client(cls, redis: client.Redis, *, prefix: str = "coatcheck:", timeout: float = 1.0) -> RedisStore:
@@ -92,7 +82,7 @@ class RedisStore:
         pool = redis.connection_pool
         return cls(PooledTransport(pool, owned=False, timeout=timeout), Layout("(the caller's own client)", prefix))
 
-    async def create(self, new: NewRecord) -> Applied:
+    async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
         commands = [self._layout.create(new)]
         if new.owner is not None:
             # First the index: an entry without a session is repaired when read, a session without entry would be missed.
@@ -101,40 +91,40 @@ class RedisStore:
         def answer(replies: list[Any]) -> Applied:
             return self._layout.created(new, self._good(new.session_id, replies)[-1])
 
-        return await self._commit(new.session_id, commands, commands, answer)
+        return await self._commit(new.session_id, commands, lambda: commands, answer, timeout)
 
-    async def read(self, session_id: str) -> Record | None:
+    async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
         def answer(replies: list[Any]) -> Record | None:
             return self._layout.record(session_id, self._good(session_id, replies))
 
-        return await self._ask(self._layout.read(session_id), answer)
+        return await self._ask(self._layout.read(session_id), answer, timeout)
 
-    async def update(self, session_id: str, changes: Changes) -> Applied:
-        commands = [self._layout.update(session_id, changes)]
-        again = [self._layout.update(session_id, changes.again())]
-        if changes.owner is not None:
-            own = self._layout.own(changes.owner, session_id, changes.absolute_ms or changes.idle_ms)
-            commands.insert(0, own)
-            again.insert(0, own)
+    async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
+        owner = changes.owner
+        own = [] if owner is None else [self._layout.own(owner, session_id, changes.absolute_ms or changes.idle_ms)]
+        commands = [*own, self._layout.update(session_id, changes)]
+
+        def again() -> list[Command]:
+            return [*own, self._layout.update(session_id, changes.again())]
 
         def answer(replies: list[Any]) -> Applied:
             return self._layout.updated(session_id, changes, self._good(session_id, replies)[-1])
 
-        return await self._commit(session_id, commands, again, answer)
+        return await self._commit(session_id, commands, again, answer, timeout)
 
-    async def delete(self, session_id: str) -> bool:
+    async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         def answer(replies: list[Any]) -> tuple[bool, str | None]:
             self._good(session_id, replies[1:])  # the first may fail: what is no hash can be deleted too
             return self._layout.deleted(session_id, replies)
 
-        existed, owner = await self._ask(self._layout.delete(session_id), answer)
+        existed, owner = await self._ask(self._layout.delete(session_id), answer, timeout)
         if owner is not None:
             with suppress(StoreUnavailable):  # the session is gone, which is what counts; the index repairs itself
-                await self._ask([self._layout.left(owner, session_id)], lambda replies: None)
+                await self._ask([self._layout.left(owner, session_id)], lambda replies: None, timeout)
         return existed
 
     async def sessions_of(self, owner: str) -> list[Record]:
-        session_ids = await self._ask([self._layout.owned(owner)], lambda replies: self._good("", replies)[0])
+        session_ids = await self._ask([self._layout.owned(owner)], lambda replies: self._good("", replies)[0], None)
         records, missing = [], []
         for first in range(0, len(session_ids), _BATCH):
             for session_id, record in await self._read_all(session_ids[first : first + _BATCH]):
@@ -144,7 +134,7 @@ class RedisStore:
                     missing.append(session_id)
         if missing:
             with suppress(StoreUnavailable):
-                await self._ask([self._layout.disown(owner, missing)], lambda replies: None)
+                await self._ask([self._layout.disown(owner, missing)], lambda replies: None, None)
         return sorted(records, key=lambda record: record.touched_ms, reverse=True)
 
     async def close(self) -> None:
@@ -164,58 +154,71 @@ class RedisStore:
                 found.append((session_id, record))
             return found
 
-        return await self._ask([part for each in session_ids for part in self._layout.read(each)], answer)
+        return await self._ask([part for each in session_ids for part in self._layout.read(each)], answer, None)
 
-    async def _ask(self, commands: list[Command], answer: Callable[[list[Any]], T]) -> T:
+    async def _ask(self, commands: list[Command], answer: Callable[[list[Any]], T], timeout: float | None) -> T:
         """An exchange that may be repeated at will."""
+        began = monotonic()
         try:
             try:
-                return await self._exchange(commands, answer)
+                result = await self._exchange(commands, answer, timeout)
             except ExchangeFailed as broken:
-                if not broken.worth_repeating:
+                if not (broken.worth_repeating and self._budget.spend()):
                     raise
-                return await self._exchange(commands, answer)
+                result = await self._exchange(commands, answer, _left(timeout, began))
         except ExchangeFailed as broken:
             raise StoreUnavailable(self._layout.store, str(broken)) from broken
+        self._budget.earn()
+        return result
 
     async def _commit(
-        self, session_id: str, commands: list[Command], again: list[Command], answer: Callable[[list[Any]], T]
+        self,
+        session_id: str,
+        commands: list[Command],
+        again: Callable[[], list[Command]],
+        answer: Callable[[list[Any]], T],
+        timeout: float | None,
     ) -> T:
         """An exchange that must take effect once. What is sent a second time says so, and has the same operation id."""
+        began = monotonic()
         sent = False
         try:
             try:
-                return await self._exchange(commands, answer)
+                result = await self._exchange(commands, answer, timeout)
             except ExchangeFailed as broken:
                 sent = broken.sent
-                if not broken.worth_repeating:
+                if not (broken.worth_repeating and self._budget.spend()):
                     raise
-                return await self._exchange(again, answer)
+                result = await self._exchange(again(), answer, _left(timeout, began))
         except ExchangeFailed as broken:
             if sent or broken.sent:
                 raise OutcomeUnknown(self._layout.store, session_id, str(broken)) from broken
             raise StoreUnavailable(self._layout.store, str(broken)) from broken
+        self._budget.earn()
+        return result
 
-    async def _exchange(self, commands: list[Command], answer: Callable[[list[Any]], T]) -> T:
+    async def _exchange(self, commands: list[Command], answer: Callable[[list[Any]], T], timeout: float | None) -> T:
         """One exchange; a second one if the server does not know a script, as after its restart."""
         unknown: list[int] = []
 
         def read(replies: list[Any]) -> T | None:
-            unknown.extend(at for at, reply in enumerate(replies) if _code(reply) == "NOSCRIPT")
+            for at, reply in enumerate(replies):
+                if type(reply) is ErrorReply and reply.code == "NOSCRIPT":
+                    unknown.append(at)
             return None if unknown else answer(replies)
 
-        result = await self._transport.exchange(commands, read)
+        result = await self._transport.exchange(commands, read, timeout=timeout)
         if unknown:
             commands = [
                 with_script_text(commands[at]) if at in unknown else commands[at] for at in range(len(commands))
             ]
-            return await self._transport.exchange(commands, answer)
+            return await self._transport.exchange(commands, answer, timeout=timeout)
         return cast(T, result)
 
     def _good(self, session_id: str, replies: list[Any]) -> list[Any]:
         """The replies, if none of them is an error."""
         for reply in replies:
-            if isinstance(reply, ErrorReply):
+            if type(reply) is ErrorReply:
                 # Inside a script an older server puts its own words before the code.
                 if "WRONGTYPE" in reply.message:
                     raise CorruptRecord(session_id, "its key holds another type")
@@ -229,8 +232,9 @@ _BATCH = 100
 """How many sessions of an owner are read in one round trip."""
 
 
-def _code(reply: Any) -> str:
-    return reply.message.partition(" ")[0] if isinstance(reply, ErrorReply) else ""
+def _left(timeout: float | None, began: float) -> float | None:
+    """What is left of `timeout` seconds that began to count then."""
+    return None if timeout is None else max(0.0, timeout - (monotonic() - began))
 
 
 def _number(option: str, text: str, kind: type[N]) -> N:

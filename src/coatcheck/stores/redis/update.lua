@@ -14,13 +14,15 @@ local function digits(number) return string.format('%.0f', number) end
 local head = redis.call(
   'HMGET', key, '@id', '@secret', '@version', '@touched', '@idle', '@deadline', '@previous', '@operations'
 )
-local version, touched, idle = tonumber(head[3]), tonumber(head[4]), tonumber(head[5])
-if head[1] ~= id or not head[2] or not version or not touched or not idle then
+-- Digits and nothing else, few enough to be exact: tonumber knows hexadecimal and nan too.
+local function number(text) return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) end
+local version, touched, idle = number(head[3]), number(head[4]), number(head[5])
+local deadline = number(head[6])
+if head[1] ~= id or not head[2] or not version or not touched or not idle or (head[6] and not deadline) then
   return refuse(redis.call('EXISTS', key) == 1 and 'corrupt' or 'gone')
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local deadline = head[6] and tonumber(head[6])
 if now >= math.min(touched + idle, deadline or math.huge) then return refuse('gone') end
 
 local retained_count, set_count = tonumber(ARGV[13]), tonumber(ARGV[14])

@@ -1,0 +1,172 @@
+"""One connection to a server, shared by all requests of an event loop.
+
+What the requests of one tick of the loop send goes out in one write, and their replies come back in one read, so a busy
+process pays for a system call once per tick and not once per command. A request that is cancelled, or runs out of time,
+leaves its place in the line standing (see `conversation`), so that its replies never reach another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request, pack
+from coatcheck.stores.redis.transport import ExchangeFailed
+
+
+class Connection(asyncio.Protocol):
+    """From its making to its loss; a new one is made after that.
+
+    Args:
+        loop: the event loop it belongs to.
+        timeout: seconds after which a server that says nothing at all, though asked, is taken for dead.
+        heartbeat: seconds of silence after which the server is asked for a sign of life.
+        on_room: called when replies came, so that others may send.
+        on_lost: called once, when the connection is lost or dropped, and with whether the server was silent.
+        on_push: called with each push message.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        timeout: float,
+        heartbeat: float,
+        on_room: Callable[[], None],
+        on_lost: Callable[[Connection, bool], None],
+        on_push: Callable[[list[Any]], None] | None,
+    ) -> None:
+        self._loop = loop
+        self._timeout = timeout
+        self._heartbeat = heartbeat
+        self._on_room = on_room
+        self._on_lost = on_lost
+        self._conversation = Conversation(on_push)
+        self.line = self._conversation.line
+        self._socket: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        self._unsent = 0  # requests at the end of the line whose bytes are still in `_out`
+        self._flush_due = False
+        self._paused = False
+        self._heard_at = loop.time()
+        self._ticking = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.lost = ""  # why, once it is
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, packed: bytes, wanted: int, now: float, deadline: float) -> asyncio.Future[list[Any]]:
+        """Send commands, which have `wanted` replies, with whatever else is sent in this tick.
+
+        The future gets the replies, or `ExchangeFailed`: at `deadline` (of the loop's clock, a little later at most)
+        or when the connection is lost.
+        """
+        waiter: asyncio.Future[list[Any]] = self._loop.create_future()
+        self.line.append(Request(waiter, wanted, now, deadline))
+        self._out.append(packed)
+        self._unsent += 1
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        if not self._ticking:
+            self._tick(self._timeout / 16)
+        return waiter
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._out and self._socket is not None and not self._paused:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._unsent = 0
+            self._socket.write(data)
+
+    def drop(self, why: str, *, silent: bool = False) -> None:
+        """Break the connection off: whoever waits is told, and nothing that still comes is heard.
+
+        Args:
+            why: in words.
+            silent: whether it is dropped because the server says nothing, so that asking again at once is no use.
+        """
+        if self.lost:
+            return
+        self.lost = why
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._socket.abort()
+        unsent_from = len(self.line) - self._unsent
+        for place, request in enumerate(self.line):
+            _fail(request, ExchangeFailed(why, sent=place < unsent_from, slow=silent))
+        self.line.clear()
+        self._on_lost(self, silent)
+
+    # --- what the event loop says ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = cast(asyncio.Transport, transport)
+        if self.lost:  # it was dropped before it stood
+            self._socket.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.lost:
+            return
+        self._heard_at = self._loop.time()
+        try:
+            self._conversation.hear(data)
+        except OrderLost as error:
+            self.drop(str(error))
+        else:
+            self._on_room()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.drop(f"the connection broke ({error})" if error else "the server closed the connection")
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _tick(self, seconds: float) -> None:
+        """Look at the clock again in so many seconds: often while there is traffic, else when a heartbeat is due.
+
+        One timer for all requests: a timer for each would cost more than the request.
+        """
+        self._ticking = seconds < self._heartbeat
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        now = self._loop.time()
+        often = self._timeout / 16
+        if self.line:
+            for request in self.line:
+                if request.deadline <= now:
+                    _fail(request, ExchangeFailed("no answer in time", sent=True, slow=True))
+            first = self.line[0]
+            if self._heard_at < first.sent_at <= now - self._timeout:
+                self.drop(f"no sign of life for {now - first.sent_at:.2g} s", silent=True)
+            else:
+                self._tick(often)
+            return
+        silence = now - self._heard_at
+        if silence < 2 * often:
+            self._tick(often)
+        elif silence < self._heartbeat:
+            self._tick(self._heartbeat - silence)
+        else:
+            sign = self.send(pack([("PING",)]), 1, now, now + self._timeout)
+            sign.add_done_callback(lambda sign: sign.cancelled() or sign.exception())
+            self._tick(often)
+
+
+def _fail(request: Request, error: ExchangeFailed) -> None:
+    waiter = cast("asyncio.Future[list[Any]]", request.waiter)
+    if not waiter.done():
+        waiter.set_exception(error)
+        waiter.exception()  # its caller may have been cancelled in this very moment: nobody need be told of that

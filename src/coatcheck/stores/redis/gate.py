@@ -1,0 +1,61 @@
+"""When to try a server again, and how often. Pure: the time is handed in."""
+
+from __future__ import annotations
+
+import random
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+"""Seconds between attempts to connect, at the least and at the most."""
+
+
+class Gate:
+    """Keeps callers from a server that is known to be down: they fail at once, and one of them at a time looks again.
+
+    The pauses between attempts double, and are drawn at random below that, so that a fleet of web servers does not come
+    back to its store all at the same moment.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._opens_at = 0.0
+
+    def closed_for(self, now: float) -> float:
+        """Seconds until the next attempt is due; 0 if one may be made."""
+        return max(0.0, self._opens_at - now)
+
+    def failed(self, now: float) -> None:
+        """An attempt failed, or a connection that had worked broke."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        self._opens_at = now + pause * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def worked(self) -> None:
+        """The server let us in."""
+        self._failures = 0
+        self._opens_at = 0.0
+
+
+class RetryBudget:
+    """Bounds repeating to a share of what goes right, so that a server in trouble is not also flooded.
+
+    Args:
+        share: how many repeats each success pays for.
+        most: how many can be saved up.
+    """
+
+    def __init__(self, share: float = 0.1, most: float = 10.0) -> None:
+        self._share = share
+        self._most = most
+        self._saved = most
+
+    def earn(self) -> None:
+        if self._saved < self._most:
+            self._saved = min(self._most, self._saved + self._share)
+
+    def spend(self) -> bool:
+        """Whether one more repeat is allowed; if so it is paid for."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True
