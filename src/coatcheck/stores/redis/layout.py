@@ -139,8 +139,10 @@ class Layout:
             raise CorruptRecord(session_id, "its owner is no text")
         if not "".join(raw).isascii():
             record.fields = {name: text for name, text in raw.items() if _is_text(name)}  # nobody could name the others
+        if left_ms in (0, -2):  # its last millisecond, or it went between the two commands
+            return None
         # Somebody made the key live for ever: nobody's clock is at hand, so nothing is due until the next write.
-        record.read_at_ms = record.expires_ms - left_ms if left_ms >= 0 else record.touched_ms
+        record.read_at_ms = record.expires_ms - left_ms if left_ms > 0 else record.touched_ms
         return record
 
     # --- write -------------------------------------------------------------------------------------------------------
