@@ -3,7 +3,8 @@
 A tagged value is an object with a single key that begins with `@`: `{"@date": "2026-11-23"}`. A dict of the application
 that JSON cannot carry as an object (a key that is not a string, or a lone key beginning with `@`) travels as
 `{"@dict": [[key, value], …]}`, so every value comes back as what it was. Subclasses travel as their base: an `OrderedDict`
-comes back as a dict, an `IntEnum` as an int. Nothing is ever evaluated, imported or unpickled.
+comes back as a dict, an `IntEnum` as an int, and of a time zone its offset comes back. Nothing is ever evaluated, imported or
+unpickled.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 from coatcheck.errors import UnstorableValue
 
 _PLAIN = frozenset({str, bool, type(None)})
+_LONGEST_INT = 2000  # bits; Python itself reads and writes but so many digits (sys.set_int_max_str_digits)
 IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID})
 """Types of values that cannot be changed in place, so need not be compared at the end of a request."""
 
@@ -46,7 +48,7 @@ class JSONCodec:
     def encode(self, session_id: str, field: str, value: Any) -> str:
         kind = type(value)
         try:
-            if kind is not str and kind is not int and kind not in _PLAIN:
+            if kind is not str and kind not in _PLAIN:
                 value = _to_json(value)
             return _encode_json(value).decode()
         except _Unstorable as problem:
@@ -64,7 +66,7 @@ class JSONCodec:
             return _from_json(value) if '"@' in text else value  # no string begins with @: there is no tag
         except ValueError as error:  # msgspec's errors, UnicodeEncodeError and everything that the tags raise
             raise ValueError(_without_values(error)) from None
-        except (TypeError, ArithmeticError, RecursionError) as error:
+        except (TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise ValueError(type(error).__name__) from None
 
 
@@ -86,7 +88,11 @@ class _Unstorable(Exception):
 def _to_json(value: Any) -> Any:
     """`value` as something that JSON can carry without loss."""
     kind = type(value)
-    if kind in _PLAIN or kind is int:
+    if kind in _PLAIN:
+        return value
+    if kind is int:
+        if value.bit_length() > _LONGEST_INT:
+            raise _Unstorable(value, f"an integer may have {_LONGEST_INT} bits at most")
         return value
     if kind is float:
         return value if math.isfinite(value) else {"@float": repr(value)}
@@ -128,6 +134,12 @@ def _from_json(value: Any) -> Any:
 def _write_items(items: Any) -> list[Any]:
     """A set has no order of its own; give it one, so that equal sets have equal texts in every process."""
     return sorted((_to_json(item) for item in items), key=_encode_json)
+
+
+def _write_time(value: time) -> str:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise _Unstorable(value, "its time zone has no fixed offset; use a datetime, or a time without zone")
+    return value.isoformat()
 
 
 def _text(read: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -174,7 +186,7 @@ _WRITE: dict[str, Callable[[Any], Any]] = {
     "@bytes": lambda value: base64.b64encode(value).decode("ascii"),
     "@datetime": datetime.isoformat,
     "@date": date.isoformat,
-    "@time": time.isoformat,
+    "@time": _write_time,
     "@timedelta": lambda value: [value.days, value.seconds, value.microseconds],
     "@decimal": str,
     "@uuid": str,
