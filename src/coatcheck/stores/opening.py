@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, cast
@@ -57,12 +58,13 @@ def _opener(url: object, group: str) -> Callable[[str], Any]:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: a password in it, or in its query, becomes `***`."""
+    """The URL as it may be shown: a password becomes `***`, and the query, where another may stand, is left out."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url if "@" not in url else "***"
-    authority, slash, path = rest.partition("/")
-    if "@" in authority:
-        user, _, host = authority.rpartition("@")
-        authority = f"{user.partition(':')[0]}:***@{host}" if ":" in user else f"{user}@{host}"
-    return scheme + separator + authority + slash + path.partition("?")[0]
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    if "@" in rest and "@" not in place:
+        return f"{scheme}://***"  # a password with a ? or # in it: where it begins and ends is not to be told
+    user, at, host = place.rpartition("@")
+    name, colon, _ = user.partition(":")
+    return scheme + separator + name + (":***" if colon else "") + at + host
