@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from coatcheck.errors import ConfigurationError, OutcomeUnknown, SessionExists, StoreFull
 from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created
+from coatcheck.stores.opening import without_password
 
 _CLOCK_START = time.time_ns() - time.monotonic_ns()
 
@@ -40,7 +41,8 @@ class MemoryStore:
         self._max_sessions = max_sessions
         self._clock = clock
         self._records: dict[str, Record] = {}
-        # One entry per record, by an expiry that may have moved on since: the record itself knows better.
+        # One entry per record, by an expiry that may have moved on since: the record itself knows better. A second one
+        # where it moved nearer.
         self._expiries: list[tuple[int, str]] = []
         self._owners: dict[str, set[str]] = {}
         self._lock = threading.Lock()
@@ -49,12 +51,13 @@ class MemoryStore:
     def from_url(cls, url: str) -> MemoryStore:
         """`memory://` or `memory://?max_sessions=1000`."""
         parts = urlsplit(url)
+        shown = without_password(url)
         if parts.netloc or parts.path.strip("/"):
-            raise ConfigurationError("store", url, "memory:// has no host and no path", "Use 'memory://'")
+            raise ConfigurationError("store", shown, "memory:// has no host and no path", "Use 'memory://'")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         most = options.pop("max_sessions", "100000")
         if options:
-            raise ConfigurationError("store", url, f"unknown option {next(iter(options))!r}", "Known: max_sessions")
+            raise ConfigurationError("store", shown, f"unknown option {next(iter(options))!r}", "Known: max_sessions")
         if not (most.isascii() and most.isdigit()):
             raise ConfigurationError("max_sessions", most, "not a positive whole number", "Use one, or leave it out")
         return cls(max_sessions=int(most))
@@ -72,7 +75,6 @@ class MemoryStore:
                 raise StoreFull("memory://", f"max_sessions={self._max_sessions}")
             record = created(new, now_ms)
             self._keep(record)
-            heapq.heappush(self._expiries, (record.expires_ms, record.session_id))
             return Applied(record.version, now_ms)
 
     def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
@@ -119,6 +121,8 @@ class MemoryStore:
 
     def _keep(self, record: Record) -> None:
         before = self._records.get(record.session_id)
+        if before is None or record.expires_ms < before.expires_ms:
+            heapq.heappush(self._expiries, (record.expires_ms, record.session_id))
         if before is not None and before.owner is not None and before.owner != record.owner:
             self._disown(before)
         self._records[record.session_id] = record
