@@ -47,7 +47,7 @@ class CookieSettings:
             prefix = "" if not self.secure else "__Secure-" if self.domain or self.path != "/" else "__Host-"
             object.__setattr__(self, "name", prefix + "session")
         name = self.name or ""
-        if not _TOKEN.fullmatch(name):
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise ConfigurationError(
                 "cookie name", name, "not a cookie name", "Use letters, digits, - and _ (RFC 6265, 4.1.1)"
             )
@@ -57,16 +57,16 @@ class CookieSettings:
             raise ConfigurationError(
                 "same_site", "none", "browsers refuse it without Secure", "Serve over HTTPS, or use same_site='lax'"
             )
-        if not self.path.startswith("/") or not _harmless(self.path):
+        if not isinstance(self.path, str) or not self.path.startswith("/") or not _harmless(self.path):
             raise ConfigurationError("path", self.path, "not a cookie path", "Use a path such as '/' or '/shop'")
-        if self.domain is not None and (not self.domain or not _harmless(self.domain)):
+        if self.domain is not None and not (isinstance(self.domain, str) and self.domain and _harmless(self.domain)):
             raise ConfigurationError("domain", self.domain, "not a domain", "Use a name such as 'example.org', or None")
-        if self.max_age is not None and not (0 < self.max_age <= _LONGEST_COOKIE):
+        if self.max_age is not None and not (type(self.max_age) is int and 0 < self.max_age <= _LONGEST_COOKIE):
             raise ConfigurationError(
                 "max_age",
                 self.max_age,
-                "out of range",
-                f"Use seconds from 1 to {_LONGEST_COOKIE}, or None for a browser session",
+                "not a number of seconds that browsers take",
+                f"Use whole seconds from 1 to {_LONGEST_COOKIE}, or None for a browser session",
             )
         lower = name.lower()
         if lower.startswith(("__host-", "__secure-")) and not self.secure:
@@ -134,6 +134,8 @@ class Settings:
     store_ms: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.cookie, CookieSettings):
+            raise ConfigurationError("cookie", self.cookie, "not a CookieSettings", "Use CookieSettings(name=…)")
         idle = _checked_ms("idle_timeout", self.idle_timeout)
         absolute = None if self.absolute_timeout is None else _checked_ms("absolute_timeout", self.absolute_timeout)
         if absolute is not None and absolute < idle:
