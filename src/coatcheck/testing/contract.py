@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import pytest
@@ -20,6 +22,7 @@ from coatcheck.errors import (
     OutcomeUnknown,
     SessionExists,
     SessionGone,
+    StoreUnavailable,
 )
 from coatcheck.record import OPERATIONS_REMEMBERED, Applied, Changes, NewRecord, Record, Renewal
 from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore, SyncOwnerIndex, SyncStore
@@ -771,7 +774,66 @@ class StoreContract:
         assert await store.read(one.session_id) is None
         assert (await present(store, other)).fields == {"n": "2"}
 
+    # --- the time that a request may take ----------------------------------------------------------------------------
+
+    @_story
+    async def test_a_caller_may_say_how_long_it_can_wait(self, store: AsyncStore) -> None:
+        new = a_record(fields={"n": "1"})
+        for timeout in (30.0, None):
+            assert (await store.create(new, timeout=timeout)).version == 1
+            record = await store.read(new.session_id, timeout=timeout)
+            assert record is not None
+            assert record.fields == {"n": "1"}
+            assert (await store.update(new.session_id, a_touch(new), timeout=timeout)).version == 1
+            assert await store.delete(new.session_id, timeout=timeout)
+
+    @_story
+    async def test_who_has_no_time_left_gets_an_answer_or_an_error_at_once(self, store: AsyncStore) -> None:
+        new = a_record(fields={"a": "0", "b": "0"})
+        await store.create(new)
+        loop = asyncio.get_running_loop()
+        for timeout in (0.0, 1e-9, -1.0):
+            calls: list[Callable[..., Coroutine[Any, Any, object]]] = [
+                partial(store.read, new.session_id),
+                partial(store.update, new.session_id, a_commit(new, sets={"a": "1", "b": "1"})),
+                partial(store.create, a_record()),
+                partial(store.delete, a_record().session_id),
+            ]
+            for call in calls:
+                start = loop.time()
+                with suppress(StoreUnavailable):
+                    await call(timeout=timeout)
+                assert loop.time() - start < 1
+                record = await present(store, new)
+                assert record.fields["a"] == record.fields["b"]
+
     # --- the end -----------------------------------------------------------------------------------------------------
+
+    @_story_of_time
+    async def test_the_end_of_a_session_is_the_first_moment_after_it(self, store: AsyncStore) -> None:
+        idle = a_record(idle_ms=2 * self.moment, owner="user " + new_operation_id())
+        absolute = a_record(absolute_ms=2 * self.moment)
+        renewed = a_record()
+        for new in (idle, absolute, renewed):
+            await store.create(new)
+        renewal = Renewal(secret_hash=a_secret(), grace_ms=2 * self.moment)
+        await store.update(renewed.session_id, a_commit(renewed, renewal=renewal))
+        if self._clock_can_be_moved:  # real time cannot be met to the millisecond
+            self.advance(2 * self.moment - 1)
+            for new in (idle, absolute, renewed):
+                await present(store, new)
+            assert (await present(store, renewed)).accepts(
+                renewed.secret_hash, (await present(store, renewed)).read_at_ms
+            )
+            self.advance(1)
+        else:
+            await self._pass(2.1)
+        record = await present(store, renewed)
+        assert not record.accepts(renewed.secret_hash, record.read_at_ms)
+        with pytest.raises(SessionGone):
+            await store.update(renewed.session_id, a_commit(renewed))
+        for new in (idle, absolute):
+            await self._is_over(store, new)
 
     @_story_of_time
     async def test_a_session_ends_when_it_has_been_idle_for_too_long(self, store: AsyncStore) -> None:
@@ -1117,17 +1179,17 @@ class _Threaded:
     def __init__(self, store: SyncStore) -> None:
         self._store = store
 
-    async def create(self, new: NewRecord) -> Applied:
-        return await asyncio.to_thread(self._store.create, new)
+    async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
+        return await asyncio.to_thread(self._store.create, new, timeout=timeout)
 
-    async def read(self, session_id: str) -> Record | None:
-        return await asyncio.to_thread(self._store.read, session_id)
+    async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
+        return await asyncio.to_thread(self._store.read, session_id, timeout=timeout)
 
-    async def update(self, session_id: str, changes: Changes) -> Applied:
-        return await asyncio.to_thread(self._store.update, session_id, changes)
+    async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
+        return await asyncio.to_thread(self._store.update, session_id, changes, timeout=timeout)
 
-    async def delete(self, session_id: str) -> bool:
-        return await asyncio.to_thread(self._store.delete, session_id)
+    async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
+        return await asyncio.to_thread(self._store.delete, session_id, timeout=timeout)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._store.close)
