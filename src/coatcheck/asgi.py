@@ -20,7 +20,7 @@ from coatcheck.errors import (
     TooLate,
 )
 from coatcheck.events import Observer
-from coatcheck.manager import AsyncSession, SessionManager
+from coatcheck.manager import SessionManager
 from coatcheck.settings import Settings
 from coatcheck.stores.interface import AsyncStore
 
@@ -72,17 +72,12 @@ class SessionMiddleware:
         self._eager = load == "eager"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in _START:
-            await self._serve(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = _START.get(scope["type"])
+        if start is None:
+            await self._serve_other(scope, receive, send)
+            return
         manager = self.manager
         session = scope["session"] = manager.session_for(scope["headers"])
-        start = _START[scope["type"]]
         started = False
         replaced = False  # the application's response was replaced by ours, and the rest of it goes nowhere
 
@@ -127,17 +122,17 @@ class SessionMiddleware:
         except Exception as error:
             if not isinstance(error.__context__, _ResponseReplaced):  # what the framework makes of ours is no news
                 raise
-        if started:
-            await self._finish(session)
+        if started:  # what changed since then?
+            if not session.sealed:
+                await session.commit()
+            elif session.may_have_changed and session.delta():
+                raise _RESPONSE_STARTED.anew()
 
-    async def _finish(self, session: AsyncSession) -> None:
-        """Deal with what changed after the response had begun."""
-        if not session.sealed:
-            await session.commit()
-        elif session.looked_at and session.delta():
-            raise _RESPONSE_STARTED.anew()
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_and_close(message: Message) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await self.manager.close()

@@ -59,8 +59,12 @@ def finish_headers(
         headers.append((b"set-cookie", set_cookie.encode("ascii")))
         if not stored_nowhere:
             headers.append((b"cache-control", b"no-store"))
-    if (looked_at or set_cookie is not None) and _BY_COOKIE.isdisjoint(_words(headers, b"vary")):
-        headers.append((b"vary", b"Cookie"))
+    if looked_at or set_cookie is not None:
+        for name, value in headers:
+            if name.lower() == b"vary" and not _BY_COOKIE.isdisjoint(_words([(name, value)], b"vary")):
+                break
+        else:
+            headers.append((b"vary", b"Cookie"))
     return headers
 
 

@@ -263,11 +263,9 @@ class Session(MutableMapping[str, Any]):
 
     def delta(self) -> Delta:
         """What this request changed, compared with what it was given. Raises `UnstorableValue` for a value in the way."""
-        pending = self._pending
-        if pending is None:
-            if self._watched is None:
-                return NO_DELTA
-            pending = _Pending()
+        if not self.may_have_changed:
+            return NO_DELTA
+        pending = self._pending or _Pending()
         sets = pending.texts.copy()
         for name, value in pending.written.items():
             if type(value) not in IMMUTABLE:  # it may have been changed since it was set
@@ -278,6 +276,11 @@ class Session(MutableMapping[str, Any]):
                 if text != self.stored_fields[name] and text != self._as_we_write_it(name):
                     sets[name] = text
         return Delta(pending.retain, sets, tuple(pending.deleted), pending.added)
+
+    @property
+    def may_have_changed(self) -> bool:
+        """Whether there is anything to compare."""
+        return self._pending is not None or self._watched is not None
 
     @property
     def stored_fields(self) -> dict[str, str]:

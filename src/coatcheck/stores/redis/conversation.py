@@ -95,7 +95,7 @@ class Conversation:
 
 def pack(commands: Iterable[Command]) -> bytes:
     """The commands as the server reads them."""
-    return b"".join([_pack(command) for command in commands])
+    return b"".join(map(_pack, commands))
 
 
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]

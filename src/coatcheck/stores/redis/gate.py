@@ -42,19 +42,21 @@ class RetryBudget:
     Args:
         share: how many repeats each success pays for.
         most: how many can be saved up.
+
+    Attributes:
+        successes: to be counted up by whoever succeeds.
     """
 
     def __init__(self, share: float = 0.1, most: float = 10.0) -> None:
+        self.successes = 0
         self._share = share
         self._most = most
         self._saved = most
 
-    def earn(self) -> None:
-        if self._saved < self._most:
-            self._saved = min(self._most, self._saved + self._share)
-
     def spend(self) -> bool:
         """Whether one more repeat is allowed; if so it is paid for."""
+        self._saved = min(self._most, self._saved + self.successes * self._share)
+        self.successes = 0
         if self._saved < 1:
             return False
         self._saved -= 1

@@ -53,8 +53,8 @@ _SCRIPTS = {script.sha: script for script in (CREATE, UPDATE, OWN, DISOWN)}
 
 
 def with_script_text(command: Command) -> Command:
-    """The same call of a script with the whole script in it, for a server that does not know it yet."""
-    return _SCRIPTS[str(command[1])].with_text(command)
+    """The same command; a call of a script with the whole script in it, for a server that does not know it yet."""
+    return _SCRIPTS[str(command[1])].with_text(command) if command[0] == "EVALSHA" else command
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Layout:
         """
         raw, left_ms = replies
         if type(raw) is list:  # RESP2
-            raw = dict(zip(raw[::2], raw[1::2], strict=True))
+            raw = dict(zip(raw[::2], raw[1::2], strict=False))
         if type(raw) is not dict or type(left_ms) is not int:
             raise ForeignReply(self.store, session_id, "a reply of another kind")
         if not raw:
@@ -102,10 +102,11 @@ class Layout:
             if not is_session_id(stored_id):
                 raise CorruptRecord(session_id, "its @id is none")
             raise ForeignReply(self.store, session_id, "a record with another id")
+        take = raw.pop
         try:
-            previous = raw.pop("@previous", None)
+            previous = take("@previous", None)
             previous_hash, _, previous_until = previous.partition(" ") if previous else (None, "", "0")
-            deadline = raw.pop("@deadline", None)
+            deadline = take("@deadline", None)
             numbers = [
                 raw.pop("@version"), raw.pop("@created"), raw.pop("@renewed"), raw.pop("@touched"), raw.pop("@idle"),
                 "0" if deadline is None else deadline, previous_until,
@@ -113,7 +114,7 @@ class Layout:
             version, created_ms, renewed_ms, touched_ms, idle_ms, deadline_ms, previous_until_ms = map(int, numbers)
             record = Record(
                 session_id=session_id,
-                secret_hash=raw.pop("@secret"),
+                secret_hash=take("@secret"),
                 version=version,
                 created_ms=created_ms,
                 renewed_ms=renewed_ms,
@@ -122,8 +123,8 @@ class Layout:
                 deadline_ms=None if deadline is None else deadline_ms,
                 previous_hash=previous_hash,
                 previous_until_ms=previous_until_ms,
-                owner=raw.pop("@owner", None),
-                operations=tuple(raw.pop("@operations", "").split()),
+                owner=take("@owner", None),
+                operations=tuple(take("@operations", "").split()),
                 read_at_ms=0,
                 fields=raw,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import redis.asyncio as client
 
@@ -91,13 +91,13 @@ class RedisStore:
         def answer(replies: list[Any]) -> Applied:
             return self._layout.created(new, self._good(new.session_id, replies)[-1])
 
-        return await self._commit(new.session_id, commands, lambda: commands, answer, timeout)
+        return await self._run(new.session_id, commands, answer, timeout, again=lambda: commands)
 
     async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
         def answer(replies: list[Any]) -> Record | None:
             return self._layout.record(session_id, self._good(session_id, replies))
 
-        return await self._ask(self._layout.read(session_id), answer, timeout)
+        return await self._run(session_id, self._layout.read(session_id), answer, timeout)
 
     async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         owner = changes.owner
@@ -110,21 +110,21 @@ class RedisStore:
         def answer(replies: list[Any]) -> Applied:
             return self._layout.updated(session_id, changes, self._good(session_id, replies)[-1])
 
-        return await self._commit(session_id, commands, again, answer, timeout)
+        return await self._run(session_id, commands, answer, timeout, again=again)
 
     async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         def answer(replies: list[Any]) -> tuple[bool, str | None]:
             self._good(session_id, replies[1:])  # the first may fail: what is no hash can be deleted too
             return self._layout.deleted(session_id, replies)
 
-        existed, owner = await self._ask(self._layout.delete(session_id), answer, timeout)
+        existed, owner = await self._run(session_id, self._layout.delete(session_id), answer, timeout)
         if owner is not None:
             with suppress(StoreUnavailable):  # the session is gone, which is what counts; the index repairs itself
-                await self._ask([self._layout.left(owner, session_id)], lambda replies: None, timeout)
+                await self._run("", [self._layout.left(owner, session_id)], lambda replies: None, timeout)
         return existed
 
     async def sessions_of(self, owner: str) -> list[Record]:
-        session_ids = await self._ask([self._layout.owned(owner)], lambda replies: self._good("", replies)[0], None)
+        session_ids = await self._run("", [self._layout.owned(owner)], lambda replies: self._good("", replies)[0], None)
         records, missing = [], []
         for first in range(0, len(session_ids), _BATCH):
             for session_id, record in await self._read_all(session_ids[first : first + _BATCH]):
@@ -134,7 +134,9 @@ class RedisStore:
                     missing.append(session_id)
         if missing:
             with suppress(StoreUnavailable):
-                await self._ask([self._layout.disown(owner, missing)], lambda replies: None, None)
+                await self._run(
+                    "", [self._layout.disown(owner, missing)], lambda replies: self._good("", replies), None
+                )
         return sorted(records, key=lambda record: record.touched_ms, reverse=True)
 
     async def close(self) -> None:
@@ -154,71 +156,65 @@ class RedisStore:
                 found.append((session_id, record))
             return found
 
-        return await self._ask([part for each in session_ids for part in self._layout.read(each)], answer, None)
+        return await self._run("", [part for each in session_ids for part in self._layout.read(each)], answer, None)
 
-    async def _ask(self, commands: list[Command], answer: Callable[[list[Any]], T], timeout: float | None) -> T:
-        """An exchange that may be repeated at will."""
-        began = monotonic()
-        try:
-            try:
-                result = await self._exchange(commands, answer, timeout)
-            except ExchangeFailed as broken:
-                if not (broken.worth_repeating and self._budget.spend()):
-                    raise
-                result = await self._exchange(commands, answer, _left(timeout, began))
-        except ExchangeFailed as broken:
-            raise StoreUnavailable(self._layout.store, str(broken)) from broken
-        self._budget.earn()
-        return result
-
-    async def _commit(
+    async def _run(
         self,
         session_id: str,
         commands: list[Command],
-        again: Callable[[], list[Command]],
         answer: Callable[[list[Any]], T],
         timeout: float | None,
+        *,
+        again: Callable[[], list[Command]] | None = None,
     ) -> T:
-        """An exchange that must take effect once. What is sent a second time says so, and has the same operation id."""
+        """Send commands, and make an answer of their replies.
+
+        Args:
+            again: for a commit, which must take effect once, the commands with which to repeat it: they say that they are
+                a repeat, and have the same operation id. `None` for commands that may be repeated as they are.
+        """
         began = monotonic()
-        sent = False
         try:
-            try:
-                result = await self._exchange(commands, answer, timeout)
-            except ExchangeFailed as broken:
-                sent = broken.sent
-                if not (broken.worth_repeating and self._budget.spend()):
-                    raise
-                result = await self._exchange(again(), answer, _left(timeout, began))
-        except ExchangeFailed as broken:
-            if sent or broken.sent:
-                raise OutcomeUnknown(self._layout.store, session_id, str(broken)) from broken
-            raise StoreUnavailable(self._layout.store, str(broken)) from broken
-        self._budget.earn()
+            result = await self._transport.exchange(commands, answer, timeout=timeout)
+        except (ExchangeFailed, _ScriptUnknown) as trouble:
+            left = None if timeout is None else max(0.0, timeout - (monotonic() - began))
+            result = await self._run_again(session_id, commands, answer, left, again, trouble)
+        self._budget.successes += 1
         return result
 
-    async def _exchange(self, commands: list[Command], answer: Callable[[list[Any]], T], timeout: float | None) -> T:
-        """One exchange; a second one if the server does not know a script, as after its restart."""
-        unknown: list[int] = []
-
-        def read(replies: list[Any]) -> T | None:
-            for at, reply in enumerate(replies):
-                if type(reply) is ErrorReply and reply.code == "NOSCRIPT":
-                    unknown.append(at)
-            return None if unknown else answer(replies)
-
-        result = await self._transport.exchange(commands, read, timeout=timeout)
-        if unknown:
-            commands = [
-                with_script_text(commands[at]) if at in unknown else commands[at] for at in range(len(commands))
-            ]
-            return await self._transport.exchange(commands, answer, timeout=timeout)
-        return cast(T, result)
+    async def _run_again(
+        self,
+        session_id: str,
+        commands: list[Command],
+        answer: Callable[[list[Any]], T],
+        timeout: float | None,
+        again: Callable[[], list[Command]] | None,
+        trouble: ExchangeFailed | _ScriptUnknown,
+    ) -> T:
+        sent = isinstance(trouble, ExchangeFailed) and trouble.sent
+        try:
+            if isinstance(trouble, _ScriptUnknown):  # a restarted server has forgotten the scripts
+                commands = [with_script_text(command) for command in commands]
+            elif not (trouble.worth_repeating and self._budget.spend()):
+                raise trouble
+            elif again is not None:
+                commands = again()
+            try:
+                return await self._transport.exchange(commands, answer, timeout=timeout)
+            except _ScriptUnknown:  # it was restarted in between
+                commands = [with_script_text(command) for command in commands]
+                return await self._transport.exchange(commands, answer, timeout=timeout)
+        except ExchangeFailed as failed:
+            if again is not None and (sent or failed.sent):
+                raise OutcomeUnknown(self._layout.store, session_id, str(failed)) from failed
+            raise StoreUnavailable(self._layout.store, str(failed)) from failed
 
     def _good(self, session_id: str, replies: list[Any]) -> list[Any]:
         """The replies, if none of them is an error."""
         for reply in replies:
             if type(reply) is ErrorReply:
+                if reply.code == "NOSCRIPT":
+                    raise _ScriptUnknown
                 # Inside a script an older server puts its own words before the code.
                 if "WRONGTYPE" in reply.message:
                     raise CorruptRecord(session_id, "its key holds another type")
@@ -232,9 +228,8 @@ _BATCH = 100
 """How many sessions of an owner are read in one round trip."""
 
 
-def _left(timeout: float | None, began: float) -> float | None:
-    """What is left of `timeout` seconds that began to count then."""
-    return None if timeout is None else max(0.0, timeout - (monotonic() - began))
+class _ScriptUnknown(Exception):
+    """The server does not know a script by its SHA-1."""
 
 
 def _number(option: str, text: str, kind: type[N]) -> N:
