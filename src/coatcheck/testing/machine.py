@@ -221,7 +221,8 @@ class StoreMachine(RuleBasedStateMachine):
     def end(self, new: NewRecord) -> None:
         self._loop.run(self._delete(new.session_id))
 
-    @precondition(lambda self: self._next_end() is not None)
+    # No rule's precondition may ask what time it is, because hypothesis repeats what it did.
+    @precondition(lambda self: len(self._model) > 1)
     @rule(late=st.sampled_from((-1, 0, 1, None)))
     def wait(self, late: int | None) -> None:
         """Until about the moment when a session, or the grace of a secret, ends; or just a little."""
