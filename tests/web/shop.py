@@ -15,9 +15,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from coatcheck import Settings
 from coatcheck.observers.logs import log
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.interface import AsyncStore
+
+PATIENT = Settings(store_timeout=5)
+"""The defaults, on a machine that may be busy with other tests."""
 
 
 def shop(store: str | AsyncStore, *, inside: tuple[Middleware, ...] = (), **options: Any) -> Starlette:
@@ -26,8 +30,10 @@ def shop(store: str | AsyncStore, *, inside: tuple[Middleware, ...] = (), **opti
     Args:
         store: a URL or a store.
         inside: middleware between the sessions and the shop.
-        options: for the session middleware.
+        options: for the session middleware; left out or without `settings` and keywords, the settings are `PATIENT`.
     """
+    if options.keys() <= {"observers", "load", "codec"}:
+        options["settings"] = PATIENT
     app = Starlette(routes=_ROUTES, middleware=[Middleware(SessionMiddleware, store=store, **options), *inside])
     app.state.gates = defaultdict(asyncio.Event)  # what slow requests wait for, by name
     app.state.waiting = []  # the names of the gates at which a request has arrived
@@ -35,8 +41,9 @@ def shop(store: str | AsyncStore, *, inside: tuple[Middleware, ...] = (), **opti
 
 
 def from_environment() -> Starlette:
-    """The shop of a web server process: its store's URL is in `SHOP_STORE`."""
-    return shop(os.environ["SHOP_STORE"], observers=[log], max_age=None)
+    """The shop of a web server process: its store's URL is in `SHOP_STORE`, and how long it waits in `SHOP_PATIENCE`."""
+    patience = float(os.environ.get("SHOP_PATIENCE", "5"))
+    return shop(os.environ["SHOP_STORE"], observers=[log], settings=Settings(store_timeout=patience))
 
 
 async def untouched(request: Request) -> Response:

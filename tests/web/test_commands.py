@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from coatcheck import Settings
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.redis import RedisStore
 from tests.servers.browser import Browser
@@ -20,6 +19,7 @@ from tests.servers.fixtures import URLOpener
 from tests.servers.monitor import Monitor
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
+from tests.web.shop import PATIENT
 
 
 @pytest.fixture
@@ -67,9 +67,7 @@ def site(store: RedisStore, **options: Any) -> Starlette:
                 await session.commit()
         return PlainTextResponse("page")
 
-    if "settings" not in options:
-        options["max_age"] = None
-    middleware = Middleware(SessionMiddleware, store=store, **options)
+    middleware = Middleware(SessionMiddleware, store=store, **{"settings": PATIENT, **options})
     return Starlette(routes=[Route("/page", page)], middleware=[middleware])
 
 
@@ -150,7 +148,7 @@ async def test_a_touch_comes_seldom(store: RedisStore, monitor: Monitor) -> None
         for _ in range(20):
             await visitor.get("/page?do=read")
         assert monitor.commands() == READ * 20
-        async with Browser(site(store, settings=Settings(touch_every=0)), ticket=visitor.ticket) as visitor:
+        async with Browser(site(store, settings=PATIENT.but(touch_every=0)), ticket=visitor.ticket) as visitor:
             for _ in range(3):
                 await visitor.get("/page?do=read")
         assert monitor.commands() == (READ + WRITE) * 3

@@ -106,7 +106,7 @@ def test_an_application_for_the_stock_middleware_runs_unchanged(middleware: Midd
 async def test_the_stock_keywords_mean_what_they_mean_there(keywords: dict[str, Any], cookie: str) -> None:
     name = cookie.partition("=")[0]
     path = keywords.get("path", "")
-    app: Any = shop("memory://", **keywords)
+    app: Any = shop("memory://", settings=None, **keywords)
     if path:
         app = Starlette(routes=[Mount(path, app)])
     async with Browser(app, cookie=name) as visitor:

@@ -36,10 +36,18 @@ def refused(response: httpx.Response) -> bool:
     return True
 
 
+async def back(visitor: Browser) -> None:
+    """Wait until the store is found to be up again: it is asked about once a second."""
+    end = time.monotonic() + 10
+    while (await visitor.get("/page")).status_code == 503:
+        assert time.monotonic() < end, "the web server does not notice that its store is back"
+        await asyncio.sleep(0.02)
+
+
 async def test_a_killed_store_logs_nobody_out() -> None:
     with Valkey(*DURABLE) as valkey:
         events: list[Event] = []
-        with WebServer("tests.web.shop:from_environment", {"SHOP_STORE": valkey.url}) as server:
+        with WebServer("tests.web.shop:from_environment", {"SHOP_STORE": valkey.url, "SHOP_PATIENCE": "1"}) as server:
             async with Browser(server.url) as visitor, Browser(server.url) as newcomer, Browser(server.url) as nobody:
                 await visitor.post("/login?user=garimoo")
                 ticket = visitor.ticket
@@ -52,6 +60,7 @@ async def test_a_killed_store_logs_nobody_out() -> None:
                 assert newcomer.ticket is None
                 assert (await nobody.get("/page")).status_code == 200, "who shows no ticket needs no store"
                 valkey.start()
+                await back(visitor)
                 assert visitor.ticket == ticket
                 assert (await visitor.get("/page")).json() == {"user": "garimoo"}
                 assert (await newcomer.post("/login?user=new")).status_code == 200
@@ -61,7 +70,7 @@ async def test_a_killed_store_logs_nobody_out() -> None:
 
 
 async def test_a_frozen_store_costs_at_most_its_timeout(own_valkey: Valkey, open_store: URLOpener) -> None:
-    app = shop(open_store(f"{own_valkey.url}?timeout=0.3"))
+    app = shop(open_store(own_valkey.url), settings=Settings(store_timeout=0.3))
     async with Browser(app) as visitor:
         await visitor.post("/login?user=garimoo")
         await visitor.get("/page")
@@ -71,11 +80,12 @@ async def test_a_frozen_store_costs_at_most_its_timeout(own_valkey: Valkey, open
         assert time.monotonic() - began < 0.3 + 1.0
         assert all(refused(answer) for answer in answers)
         own_valkey.thaw()
+        await back(visitor)
         assert (await visitor.get("/page")).json() == {"user": "garimoo"}
 
 
 async def test_a_store_frozen_during_the_request_refuses_the_commit(own_valkey: Valkey, open_store: URLOpener) -> None:
-    app = shop(open_store(f"{own_valkey.url}?timeout=0.3"))
+    app = shop(open_store(own_valkey.url), settings=Settings(store_timeout=0.3))
     async with Browser(app) as visitor:
         await visitor.post("/login?user=garimoo")
         slow = asyncio.create_task(visitor.post("/put?late=1", headers={"x-gate": "slow"}))
@@ -87,6 +97,7 @@ async def test_a_store_frozen_during_the_request_refuses_the_commit(own_valkey: 
         assert refused(response)
         assert "not known whether" in response.text, "it was sent, and may yet be applied"
         own_valkey.thaw()
+        await back(visitor)
         assert (await visitor.get("/page")).json()["user"] == "garimoo"
 
 
@@ -108,7 +119,7 @@ async def test_a_touch_that_comes_too_late_does_not_fail_the_request() -> None:
     sessions = AsyncMemoryStore()
 
     class Late(AsyncMemoryStore):
-        async def update(self, session_id: str, changes: Changes) -> Applied:
+        async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
             await self.delete(session_id)
             return await super().update(session_id, changes)
 
@@ -150,7 +161,7 @@ async def test_every_way_of_being_down_says_when_to_try_again(
     error: StoreUnavailable, seconds: str, text: str, where: str
 ) -> None:
     class Down(AsyncMemoryStore):
-        async def create(self, new: Any) -> Applied:
+        async def create(self, new: Any, *, timeout: float | None = None) -> Applied:
             raise error
 
     async def page(request: Request) -> Response:
@@ -171,7 +182,7 @@ async def test_every_way_of_being_down_says_when_to_try_again(
 
 async def test_a_handler_may_deal_with_it_itself() -> None:
     class Down(AsyncMemoryStore):
-        async def create(self, new: Any) -> Applied:
+        async def create(self, new: Any, *, timeout: float | None = None) -> Applied:
             raise StoreUnavailable("test://", "down")
 
     async def page(request: Request) -> Response:

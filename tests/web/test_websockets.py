@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -96,7 +97,7 @@ async def test_an_unknown_ticket_is_not_adopted(server: WebServer, visitor: Brow
 
 
 async def test_sockets_are_denied_while_the_store_is_down(own_valkey: Valkey) -> None:
-    with WebServer(SHOP, {"SHOP_STORE": own_valkey.url}) as server:
+    with WebServer(SHOP, {"SHOP_STORE": own_valkey.url, "SHOP_PATIENCE": "0.5"}) as server:
         async with Browser(server.url) as visitor:
             await visitor.post("/login?user=garimoo")
             own_valkey.freeze()
@@ -108,6 +109,8 @@ async def test_sockets_are_denied_while_the_store_is_down(own_valkey: Valkey) ->
                 assert response.headers["retry-after"] == "1"
                 assert "set-cookie" not in response.headers
             own_valkey.thaw()
+            while (await visitor.get("/page")).status_code == 503:
+                await asyncio.sleep(0.02)
             async with chat(server, visitor.ticket) as socket:
                 assert await ask(socket, "get user") == '"garimoo"'
         assert "Traceback" not in server.log
