@@ -74,8 +74,12 @@ def _runs(*arguments: str) -> bool:
 
 def _digest(name: str) -> str:
     """Of everything that decides what gets installed: the locked packages, and the package's own entry points."""
-    inputs = (ROOT / "requirements" / f"{name}.txt", ROOT / "pyproject.toml")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
+    import tomllib  # here, so that an older Python gets as far as being told
+
+    packages = (ROOT / "requirements" / f"{name}.txt").read_bytes()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    ours = repr((project["build-system"], project["project"], project["tool"]["hatch"])).encode()
+    return hashlib.sha256(packages + ours).hexdigest()
 
 
 def _stamp(name: str) -> Path:
