@@ -165,12 +165,13 @@ class Session(MutableMapping[str, Any]):
         if type(value) is not int:
             raise NotACounter(name, f"it holds a {type(value).__qualname__}")
         total = value + by
-        if total not in COUNTER_RANGE or by not in COUNTER_RANGE:
+        added = pending.added.get(name, 0) + by
+        if total not in COUNTER_RANGE or added not in COUNTER_RANGE:
             raise NotACounter(name, "the result would not fit into 64 bits")
         if name in pending.written or name in pending.deleted or self._record is None:
             self[name] = total
         else:
-            pending.added[name] = pending.added.get(name, 0) + by
+            pending.added[name] = added
         return total
 
     def map(self, name: str) -> FieldMap:
@@ -471,7 +472,7 @@ class FieldMap(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         try:
-            return self._session[entry_field(self._name, key)]
+            return self._session[self._sought(key)]
         except UnreadableField:
             raise
         except KeyError:
@@ -482,7 +483,7 @@ class FieldMap(MutableMapping[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         try:
-            del self._session[entry_field(self._name, key)]
+            del self._session[self._sought(key)]
         except KeyError:
             raise KeyError(key) from None
 
@@ -502,6 +503,11 @@ class FieldMap(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<map {self._name!r} of {self._session!r}>"
+
+    def _sought(self, key: object) -> str:
+        if not isinstance(key, str):  # 7 is not "7", though both would name the same field
+            raise KeyError(key)
+        return entry_field(self._name, key)
 
     def _field(self, key: str) -> str:
         if not isinstance(key, str):
