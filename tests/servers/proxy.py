@@ -46,7 +46,7 @@ class Proxy:
 
     Args:
         port: of the server, on 127.0.0.1.
-        latency: seconds that each reply takes, or a range from which they are drawn anew for each.
+        latency: seconds by which replies are late, or a range from which that is drawn anew for each batch of them.
     """
 
     def __init__(self, port: int, latency: float | tuple[float, float] = 0.0) -> None:
@@ -172,6 +172,8 @@ class _Link:
     async def _downstream(self, server: asyncio.StreamReader) -> None:
         buffer = bytearray()
         while data := await _read(server):
+            if delay := self._proxy._delay():
+                await asyncio.sleep(delay)
             buffer += data
             for message in take_messages(buffer):
                 if message[:1] == b">":  # news, and nobody's reply
@@ -182,8 +184,6 @@ class _Link:
                     return
                 if action == "hold":
                     await self._proxy._released.wait()
-                if delay := self._proxy._delay():
-                    await asyncio.sleep(delay)
                 self._waiting.popleft()
                 if isinstance(action, bytes):
                     message = action + message

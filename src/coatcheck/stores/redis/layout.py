@@ -210,8 +210,15 @@ class Layout:
     def own(self, owner: str, session_id: str, life_ms: int) -> Command:
         return OWN.command(self.owner_key(owner), session_id, life_ms)
 
-    def owned(self, owner: str) -> Command:
-        return ("ZRANGE", self.owner_key(owner), 0, -1)
+    def owned(self, owner: str) -> list[Command]:
+        """The owner's session ids, after an echo that shows that the list is the answer to this very question."""
+        return [("ECHO", self.owner_key(owner)), ("ZRANGE", self.owner_key(owner), 0, -1)]
+
+    def listed(self, owner: str, replies: list[Any]) -> list[str]:
+        echo, session_ids = replies
+        if echo != self.owner_key(owner) or type(session_ids) is not list:
+            raise ForeignReply(self.store, "", "a reply of another kind")
+        return session_ids
 
     def disown(self, owner: str, session_ids: list[str]) -> Command:
         return DISOWN.command(self.owner_key(owner), *session_ids)

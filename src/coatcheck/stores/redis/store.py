@@ -124,7 +124,10 @@ class RedisStore:
         return existed
 
     async def sessions_of(self, owner: str) -> list[Record]:
-        session_ids = await self._run("", [self._layout.owned(owner)], lambda replies: self._good("", replies)[0], None)
+        def answer(replies: list[Any]) -> list[str]:
+            return self._layout.listed(owner, self._good("", replies))
+
+        session_ids = await self._run("", self._layout.owned(owner), answer, None)
         records, missing = [], []
         for first in range(0, len(session_ids), _BATCH):
             for session_id, record in await self._read_all(session_ids[first : first + _BATCH]):

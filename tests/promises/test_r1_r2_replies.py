@@ -1,0 +1,201 @@
+"""R1: nobody ever gets another user's data. R2: cancelling leaks nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import coatcheck
+
+from coatcheck.errors import ForeignReply
+from coatcheck.events import Event
+from coatcheck.record import NewRecord
+from coatcheck.stores.redis import RedisStore
+from coatcheck.testing import a_commit, a_record
+from tests.promises.storm import STORM
+from tests.servers.browser import Browser
+from tests.servers.fixtures import URLOpener
+from tests.servers.processes import eventually
+from tests.servers.proxy import Proxy
+from tests.servers.valkey import Valkey
+from tests.web.shop import shop
+
+
+def resp(value: Any) -> bytes:
+    """A reply as a server would send it."""
+    match value:
+        case None:
+            return b"_\r\n"
+        case int():
+            return b":%d\r\n" % value
+        case bytes():
+            return b"$%d\r\n%b\r\n" % (len(value), value)
+        case list():
+            return b"*%d\r\n" % len(value) + b"".join(map(resp, value))
+        case dict():
+            pairs = [part for pair in value.items() for part in pair]
+            return b"%%%d\r\n" % len(value) + b"".join(map(resp, pairs))
+    raise TypeError(value)
+
+
+def somebody_elses(valkey: Valkey, prefix: str, other: NewRecord) -> dict[str, bytes]:
+    """Surplus replies: what the server said to somebody else, once more."""
+    key = f"{prefix}session:{other.session_id}"
+    record: dict[bytes, bytes] = valkey("HGETALL", key)
+    listed = resp([part for pair in record.items() for part in pair])
+    answer = [b"ok", other.session_id.encode(), other.operation.encode(), b"1", b"1800000000000", b""]
+    return {
+        "a record": resp(record),
+        "a record, as RESP2 has it": listed,
+        "a whole answer to a read": resp(record) + resp(7_200_000),
+        "an answer to a commit": resp(answer),
+        "a number": resp(1),
+        "nothing": resp(None),
+        "OK": b"+OK\r\n",
+        "an error": b"-ERR something else\r\n",
+    }
+
+
+ACTS: dict[str, Callable[[RedisStore, NewRecord], Awaitable[object]]] = {
+    "read": lambda store, mine: store.read(mine.session_id),
+    "update": lambda store, mine: store.update(mine.session_id, a_commit(mine, sets={"me": '"mine"'})),
+    "increment": lambda store, mine: store.update(mine.session_id, a_commit(mine, increments={"hits": 1})),
+    "create": lambda store, mine: store.create(a_record(fields={"me": '"new"'})),
+    "sessions_of": lambda store, mine: store.sessions_of("me"),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_a_surplus_reply_is_noticed_and_nobody_is_served_it(
+    store: RedisStore, proxy: Proxy, valkey: Valkey, prefix: str, act: str
+) -> None:
+    mine = a_record(fields={"me": '"mine"'}, owner="me")
+    other = a_record(fields={"me": '"other"'}, owner="other")
+    for record in (mine, other):
+        await store.create(record)
+        await store.update(record.session_id, a_commit(record, sets={"warm": "1"}))
+    await store.sessions_of("me")
+    for kind, surplus in somebody_elses(valkey, prefix, other).items():
+        connections = proxy.connections
+        proxy.reset_counts()
+        proxy.judge = lambda command, surplus=surplus: surplus if command.number == 0 else "pass"  # type: ignore[misc]
+        if kind == "an error":  # cannot be told from an error of our own, which is served to nobody either
+            with pytest.raises(Exception, match="something else"):
+                await ACTS[act](store, mine)
+        else:
+            with pytest.raises(ForeignReply):
+                await ACTS[act](store, mine)
+        proxy.judge = lambda command: "pass"
+        for _ in range(3):
+            read = await store.read(mine.session_id)
+            assert read is not None
+            assert read.fields["me"] == '"mine"', kind
+        assert [record.session_id for record in await store.sessions_of("me")] == [mine.session_id]
+        assert proxy.connections > connections, f"after {kind} the connection was not dropped"
+
+
+async def test_the_user_is_told_to_come_again_and_the_event_is_counted(
+    open_store: URLOpener, proxy: Proxy, valkey: Valkey, prefix: str
+) -> None:
+    events: list[Event] = []
+    store = open_store(f"{proxy.url}?prefix={prefix}")
+    app = shop(store, observers=[events.append])
+    victim = a_record(fields={"user": '"victim"'})
+    await store.create(victim)
+    async with Browser(app) as visitor:
+        await visitor.post("/login?user=garimoo")
+        ticket = visitor.ticket
+        events.clear()
+        for kind, surplus in somebody_elses(valkey, prefix, victim).items():
+            if kind == "an error":
+                continue
+            proxy.reset_counts()
+            proxy.judge = lambda command, surplus=surplus: surplus if command.number == 0 else "pass"  # type: ignore[misc]
+            response = await visitor.get("/page")
+            assert (response.status_code, "set-cookie" in response.headers) == (503, False), kind
+            assert "victim" not in response.text
+            proxy.judge = lambda command: "pass"
+            assert (await visitor.get("/page")).json() == {"user": "garimoo"}
+            assert [event.name for event in events] == ["foreign_reply"], kind
+            assert events[0].session_id == visitor.session_id
+            assert victim.session_id not in events[0].detail
+            events.clear()
+    assert visitor.ticket == ticket
+
+
+def our_tasks() -> list[Any]:
+    """What the library still has under way."""
+    home = str(Path(coatcheck.__file__).parent)
+    coroutines: list[Any] = [task.get_coro() for task in asyncio.all_tasks()]
+    return [coroutine for coroutine in coroutines if coroutine.cr_code.co_filename.startswith(home)]
+
+
+async def test_a_storm_of_cancellations_mixes_nothing_up_and_leaks_nothing(
+    store: RedisStore, proxy: Proxy, valkey: Valkey
+) -> None:
+    """Half of all operations are cancelled at a random moment, behind a proxy that delays replies at random."""
+    proxy._latency = (0.0, 0.004)
+    chance = random.Random(1)
+    people = [a_record(fields={"me": str(number)}, owner=f"owner-{number}") for number in range(40)]
+    for person in people:
+        await store.create(person)
+    wrong = done = cancelled = 0
+
+    async def look(person: NewRecord) -> bool:
+        record = await store.read(person.session_id)
+        return record is not None and (record.session_id, record.fields["me"]) == (
+            person.session_id,
+            person.fields["me"],
+        )
+
+    async def count(person: NewRecord) -> bool:
+        applied = await store.update(person.session_id, a_commit(person, increments={"hits": 1, "me": 0}))
+        return applied.counters["me"] == int(person.fields["me"])
+
+    async def enter(person: NewRecord) -> bool:
+        return (await store.create(a_record(fields=person.fields))).version == 1
+
+    async def devices(person: NewRecord) -> bool:
+        return {record.fields["me"] for record in await store.sessions_of(person.owner or "")} == {person.fields["me"]}
+
+    acts = [look] * 5 + [count] * 3 + [enter, devices]
+
+    async def one() -> None:
+        nonlocal wrong, done, cancelled
+        task = asyncio.ensure_future(chance.choice(acts)(chance.choice(people)))
+        if chance.random() < 0.5:
+            if chance.random() < 0.3:
+                for _ in range(chance.randrange(20)):
+                    await asyncio.sleep(0)
+            else:
+                await asyncio.sleep(chance.random() * 0.008)
+            task.cancel()
+        try:
+            wrong += not await task
+            done += 1
+        except asyncio.CancelledError:
+            cancelled += 1
+
+    async def worker(share: int) -> None:
+        for _ in range(share):
+            await one()
+
+    await asyncio.gather(*(worker(STORM // 64) for _ in range(64)))
+    assert wrong == 0
+    assert cancelled > STORM / 8
+    assert done > STORM / 4
+    await eventually(lambda: not our_tasks(), "the end of all tasks of the store")
+    proxy._latency = (0.0, 0.0)
+    for _ in range(3):
+        assert all(await asyncio.gather(*map(look, people * 2)))
+    assert proxy.open_connections <= 16
+    for person in people:
+        hits = valkey("HGET", f"{store._layout.prefix}session:{person.session_id}", "hits")
+        record = await store.read(person.session_id)
+        assert record is not None
+        assert record.version - 1 == int(hits or 0)
