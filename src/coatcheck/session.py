@@ -111,7 +111,7 @@ class Session(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a field. Raises `UnstorableValue` at once for a value that would not come back unchanged."""
-        pending = self._change(name)
+        pending = self._change_of(name)
         pending.texts[name] = self._codec.encode(self._session_id_to_be(), name, value)
         pending.written[name] = value
         pending.added.pop(name, None)
@@ -121,7 +121,7 @@ class Session(MutableMapping[str, Any]):
         fields = self._look()
         if not self._has(fields, name):
             raise KeyError(name)
-        pending = self._change(name)
+        pending = self._change_of(name)
         pending.drop(name)
         if name in fields:
             pending.deleted.add(name)
@@ -160,7 +160,7 @@ class Session(MutableMapping[str, Any]):
         """
         if type(by) is not int:
             raise TypeError(f"session field {name!r} is incremented by an int, not by {type(by).__qualname__}")
-        pending = self._change(name)
+        pending = self._change_of(name)
         value = self[name] if self._has(self._look(), name) else 0
         if type(value) is not int:
             raise NotACounter(name, f"it holds a {type(value).__qualname__}")
@@ -364,26 +364,28 @@ class Session(MutableMapping[str, Any]):
             raise NotLoaded
         return self._fields
 
-    def _change(self, name: str | None = None) -> _Pending:
-        """Where to note a change; refused if none can be made any more, or if `name` cannot name a field."""
+    def _change(self) -> _Pending:
+        """Where to note a change; refused if none can be made any more."""
         self._look()
         if self._sealed is not None:
             raise self._sealed.anew()
         if self._undeliverable is not None and self._record is None:
             raise self._undeliverable.anew()
-        if name is not None:
-            if not isinstance(name, str) or not name or name[0] == "@":
-                raise UnstorableValue(
-                    str(name), name, "a field's name is a non-empty string that does not begin with '@'"
-                )
-            if not name.isascii():
-                try:
-                    name.encode()
-                except UnicodeEncodeError:
-                    raise UnstorableValue(ascii(name), name, "a field's name must be valid Unicode") from None
         if self._pending is None:
             self._pending = _Pending()
         return self._pending
+
+    def _change_of(self, name: str) -> _Pending:
+        """Where to note a change of this field; refused also if `name` cannot name one."""
+        pending = self._change()
+        if not isinstance(name, str) or not name or name[0] == "@":
+            raise UnstorableValue(str(name), name, "a field's name is a non-empty string that does not begin with '@'")
+        if not name.isascii():
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise UnstorableValue(ascii(name), name, "a field's name must be valid Unicode") from None
+        return pending
 
     def _names(self, fields: dict[str, str]) -> dict[str, None]:
         """The names of all fields as they are after this request's changes, in order."""
