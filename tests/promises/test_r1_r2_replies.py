@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import coatcheck
-
 from coatcheck.errors import ForeignReply
 from coatcheck.events import Event
 from coatcheck.record import NewRecord
