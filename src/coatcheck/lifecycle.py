@@ -168,13 +168,16 @@ def settle(session: Session, plan: Plan, applied: Applied | None, settings: Sett
         session.settle(created(plan.create, applied.touched_ms), delta)
         return "write"
     assert plan.update is not None
-    assert session._record is not None
-    session.settle(_as_updated(session, session._record, plan.update, delta, applied), delta)
+    before = session._record
+    assert before is not None
+    session.settle(_as_updated(session, before, plan.update, delta, applied), delta)
     if applied.renewed:
         session._ticket = plan.ticket
         return "write"
-    # A cookie with an age of its own is counted anew by sending it again, as often as the store is touched.
-    return "write" if settings.cookie.max_age is not None else None
+    # A cookie with an age of its own is counted anew by sending it again, but no more often than a touch is due: each
+    # time it may overtake, on its way to the browser, a new ticket from a login beside this request.
+    again = settings.cookie.max_age is not None and applied.touched_ms - before.touched_ms >= settings.touch_ms
+    return "write" if again else None
 
 
 def _as_updated(session: Session, record: Record, changes: Changes, delta: Delta, applied: Applied) -> Record:
