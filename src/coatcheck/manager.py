@@ -111,12 +111,13 @@ class SessionManager:
         ticket = session.ticket
         if session.loaded or ticket is None:
             return
-        record: Record | None = None
         began = monotonic()
         try:
             record = await self.store.read(ticket.session_id, timeout=session.time_left)
         except CorruptRecord as error:
             self._tell("record_corrupt", ticket.session_id, error.problem)
+            session.admit(None)
+            return
         except StoreError as error:
             raise self._told(error, ticket.session_id) from None
         session.time_left -= monotonic() - began
@@ -166,6 +167,9 @@ class SessionManager:
             raise NotLoaded
         try:
             record = await self.store.read(session_id, timeout=self.settings.store_ms / 1000)
+        except CorruptRecord as error:
+            self._tell("record_corrupt", session_id, error.problem)
+            raise
         except StoreError as error:
             raise self._told(error, session_id) from None
         if admit(session, ticket, record):

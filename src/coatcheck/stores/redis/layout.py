@@ -203,7 +203,7 @@ class Layout:
         owner, count = replies
         if type(count) is not int:
             raise ForeignReply(self.store, session_id, "a reply of another kind")
-        return count > 0, owner if type(owner) is str else None
+        return count > 0, owner if type(owner) is str and _is_text(owner) else None
 
     # --- the index of owners -----------------------------------------------------------------------------------------
 
