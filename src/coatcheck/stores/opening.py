@@ -67,4 +67,6 @@ def without_password(url: str) -> str:
         return f"{scheme}://***"  # a password with a ? or # in it: where it begins and ends is not to be told
     user, at, host = place.rpartition("@")
     name, colon, _ = user.partition(":")
-    return scheme + separator + name + (":***" if colon else "") + at + host
+    # A name without a password may be a password that was put in its place.
+    shown = f"{name}:***@" if colon else "***@" if at else ""
+    return scheme + separator + shown + host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from coatcheck.stores.redis.transport import Command
 
 T = TypeVar("T")
 
+_NUMBER = re.compile("/?|/[0-9]+")
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 
 
@@ -71,17 +73,23 @@ def parse(url: str) -> tuple[Address, dict[str, str]]:
     Raises:
         ConfigurationError: it names none.
     """
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    tls_options = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
-    database = {"db": options.pop("db")} if "db" in options else {}
     try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        tls_options = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
+        database = {"db": options.pop("db")} if "db" in options else {}
         plain = urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme.lower()], query=urlencode(database)))
         found = parse_url(plain)
-    except ValueError as error:
+        unclear = "@" in parts.path + parts.query + parts.fragment
+        no_number = parts.scheme.lower() != "unix" and not _NUMBER.fullmatch(parts.path)
+        if unclear or no_number or found.get("db", 0) < 0:
+            raise ValueError
+    except ValueError:
+        # Not the error's own words: they may quote a piece of the password, taken for the port or for an option.
         raise ConfigurationError(
-            "store", without_password(url), str(error), "Use one such as 'redis://localhost:6379/0'"
-        ) from None
+            "store", without_password(url), "host, port or number of the database cannot be made out",
+            "Use one such as 'redis://localhost:6379/0'; in a password write / ? # @ as %2F %3F %23 %40",
+        ) from None  # fmt: skip
     secure = parts.scheme.lower() in ("rediss", "valkeys")
     if tls_options and not secure:
         raise ConfigurationError(
