@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
@@ -1167,6 +1168,16 @@ class SyncStoreContract(StoreContract):
     def open_store(self) -> SyncStore:
         """A store, ready for use; called for each story, and closed after it."""
         raise NotImplementedError("override open_store")
+
+    async def _tell(
+        self, tell: Callable[[Any, AsyncStore], Coroutine[Any, Any, None]], attempts: tuple[int, ...]
+    ) -> None:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # threads take turns as often as they can, or a missing lock would hardly show
+        try:
+            await super()._tell(tell, attempts)
+        finally:
+            sys.setswitchinterval(usual)
 
     async def _open(self) -> AsyncStore:
         store = self._opened = self.open_store()
