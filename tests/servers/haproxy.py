@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from typing import Self
 
 from tests.servers.processes import LOOPBACK, Process, free_port, wait_until
 
@@ -60,7 +61,7 @@ class HAProxy:
     def configuration(self, folder: Path) -> str:
         raise NotImplementedError
 
-    def __enter__(self) -> HAProxy:
+    def __enter__(self) -> Self:
         file = self._folder / "haproxy.cfg"
         try:
             file.write_text(_COMMON + self.configuration(self._folder))

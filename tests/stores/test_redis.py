@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar
 
@@ -11,9 +14,18 @@ import redis.asyncio as client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from coatcheck import open_store as open_store_by_url
+from coatcheck.errors import CoatcheckError, ConfigurationError, StoreUnavailable
 from coatcheck.stores.redis import RedisStore
-from coatcheck.testing import AsyncStoreContract
-from tests.servers.valkey import Valkey, programs
+from coatcheck.testing import AsyncStoreContract, a_record
+from coatcheck.ticket import Ticket
+from tests.servers.browser import Browser
+from tests.servers.fixtures import URLOpener
+from tests.servers.haproxy import TLS
+from tests.servers.monitor import Monitor
+from tests.servers.processes import eventually
+from tests.servers.valkey import DURABLE, Valkey, programs
+from tests.web.shop import PATIENT, shop
 
 
 class OnBorrowedClient(RedisStore):
@@ -105,3 +117,326 @@ class TestOwnClient(Contract):
 class TestOwnDecodingClientOnRESP2(Contract):
     __test__ = True
     way = "own client that decodes, RESP2"
+
+
+# --- how a session looks -----------------------------------------------------------------------------------------------
+
+
+def key_of(prefix: str, visitor: Browser) -> str:
+    return f"{prefix}session:{visitor.session_id}"
+
+
+async def test_a_session_reads_as_a_person_would_write_it(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    async with Browser(shop(open_store(valkey_url))) as visitor:
+        await visitor.post("/login?user=Garimoo")
+        await visitor.post("/put?ip=10.20.104.30")
+        await visitor.post("/count?by=2")
+        await visitor.post("/add/tea")
+        with valkey.client() as client:
+            shown = client.hgetall(key_of(prefix, visitor))
+    assert {name: text for name, text in shown.items() if name[0] != "@"} == {
+        "user": '"Garimoo"', "ip": '"10.20.104.30"', "count": "2", "cart[tea]": "1"
+    }  # fmt: skip
+    assert shown.keys() - {"user", "ip", "count", "cart[tea]"} == {
+        "@id", "@secret", "@version", "@created", "@renewed", "@touched", "@idle", "@deadline", "@owner", "@operations"
+    }  # fmt: skip
+    assert (shown["@id"], shown["@version"], shown["@owner"], shown["@idle"]) == (
+        visitor.session_id,
+        "4",
+        "Garimoo",
+        "7200000",
+    )
+    assert int(shown["@deadline"]) > int(shown["@touched"]) >= int(shown["@renewed"]) >= int(shown["@created"])
+    assert len(shown["@operations"].split()) == 4
+
+
+async def test_what_others_write_into_a_session_is_seen_by_the_next_request(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    """An administrator with a command line, or a program in another language."""
+    async with Browser(shop(open_store(valkey_url))) as visitor:
+        await visitor.post("/count")
+        with valkey.client() as client:
+            key = key_of(prefix, visitor)
+            client.hset(key, "note", '"from outside"')
+            client.hset(key, "list", ' [1,  2, {"a": null}] ')
+            client.hset(key, "visits", "41")
+            assert client.hincrby(key, "visits", 1) == 42
+            assert client.hincrby(key, "count", 9) == 10
+            expected = {"count": 10, "note": "from outside", "list": [1, 2, {"a": None}], "visits": 42}
+            assert (await visitor.get("/page")).json() == expected
+            await visitor.post("/count")
+            assert client.hget(key, "count") == "11"
+            assert client.hget(key, "list") == ' [1,  2, {"a": null}] ', "what was only read is left as it was written"
+            client.hdel(key, "note")
+            assert "note" not in (await visitor.get("/page")).json()
+
+
+async def test_no_key_is_ever_without_an_expiry(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    """Somebody looks all the time, while visitors do all there is to do."""
+    eternal: list[bytes] = []
+    looks = 0
+    over = threading.Event()
+
+    def look() -> None:
+        nonlocal looks
+        with redis.Redis(port=valkey.port) as client:
+            while not over.is_set():
+                for key in client.scan_iter(f"{prefix}*", 1000):
+                    if client.pttl(key) == -1:
+                        eternal.append(key)
+                    looks += 1
+
+    onlooker = threading.Thread(target=look)
+    onlooker.start()
+    try:
+        for settings in (PATIENT, PATIENT.but(absolute_timeout=None), PATIENT.but(renew_every=0.001, touch_every=0)):
+            async with Browser(shop(open_store(valkey_url), settings=settings)) as visitor:
+                for _ in range(10):
+                    for path in ("/put?a=1", "/login?user=garimoo", "/count", "/flush", "/login?user=other", "/logout"):
+                        assert (await visitor.post(path)).status_code == 200
+                await visitor.post("/login?user=garimoo")
+                valkey("PERSIST", key_of(prefix, visitor))
+                eternal.clear()
+                await visitor.post("/count")
+                eternal.clear()
+                assert 0 < valkey("PTTL", key_of(prefix, visitor)) <= 7_200_000, "a write sets it again"
+    finally:
+        over.set()
+        onlooker.join()
+    assert looks > 20
+    assert eternal == []
+
+
+async def test_the_key_lives_exactly_as_long_as_the_session(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    for settings, longest in (
+        (PATIENT.but(idle_timeout=1000, absolute_timeout=None), 1_000_000),
+        (PATIENT.but(idle_timeout=1000, absolute_timeout=1000), 1_000_000),
+        (PATIENT.but(idle_timeout=50, absolute_timeout=1000), 50_000),
+    ):
+        async with Browser(shop(open_store(valkey_url), settings=settings)) as visitor:
+            await visitor.post("/put?a=1")
+            assert longest - 5_000 < valkey("PTTL", key_of(prefix, visitor)) <= longest
+
+
+# --- the index of owners -------------------------------------------------------------------------------------------------
+
+
+def index(valkey: Valkey, prefix: str, owner: str) -> set[str]:
+    return {member.decode() for member in valkey("ZRANGE", f"{prefix}owner:{owner}", 0, -1)}
+
+
+async def test_the_index_follows_a_session_through_its_life(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    store = open_store(valkey_url)
+    app = shop(store)
+    async with Browser(app) as phone, Browser(app) as desk:
+        await phone.post("/login?user=garimoo")
+        await desk.post("/login?user=garimoo")
+        assert index(valkey, prefix, "garimoo") == {phone.session_id, desk.session_id}
+        assert {record.session_id for record in await store.sessions_of("garimoo")} == {
+            phone.session_id,
+            desk.session_id,
+        }
+        assert await store.sessions_of("nobody") == []
+
+        await phone.post("/logout")
+        assert index(valkey, prefix, "garimoo") == {desk.session_id}
+
+        await desk.post("/login?user=somebody-else")
+        assert await store.sessions_of("garimoo") == [], "it changed hands"
+        assert [record.session_id for record in await store.sessions_of("somebody-else")] == [desk.session_id]
+        assert valkey("PTTL", f"{prefix}owner:garimoo") > 0
+        assert valkey("PTTL", f"{prefix}owner:somebody-else") > 0
+
+
+async def test_the_index_is_repaired_as_it_is_read(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    store = open_store(valkey_url)
+    gone, alive = a_record(owner="me", idle_ms=80), a_record(owner="me", idle_ms=60_000)
+    await store.create(gone)
+    await store.create(alive)
+    valkey("ZADD", f"{prefix}owner:me", 1, "AAAAAAAAAAAAAAAA", 2, b"\xff\xfe")  # one of them nobody's session id
+    assert len(index_bytes(valkey, prefix, "me")) == 4
+    async with asyncio.timeout(10):
+        while index_bytes(valkey, prefix, "me") != {alive.session_id.encode(), b"\xff\xfe"}:
+            listed = {record.session_id for record in await store.sessions_of("me")}
+            assert listed in ({alive.session_id}, {alive.session_id, gone.session_id})
+            await asyncio.sleep(0.02)
+
+
+def index_bytes(valkey: Valkey, prefix: str, owner: str) -> set[bytes]:
+    return set(valkey("ZRANGE", f"{prefix}owner:{owner}", 0, -1))
+
+
+async def test_an_index_that_is_no_index_is_no_disaster(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    valkey("SET", f"{prefix}owner:garimoo", "nonsense")
+    async with Browser(shop(open_store(valkey_url))) as visitor:
+        answer = await visitor.post("/login?user=garimoo")
+        assert answer.status_code in (200, 409, 503), "no traceback"
+        with pytest.raises(CoatcheckError):
+            await open_store(valkey_url).sessions_of("garimoo")
+
+
+# --- scripts, restarts ---------------------------------------------------------------------------------------------------
+
+
+async def test_scripts_are_loaded_again_when_the_server_forgot_them(
+    valkey: Valkey, valkey_url: str, open_store: URLOpener
+) -> None:
+    async with Browser(shop(open_store(valkey_url), settings=PATIENT.but(absolute_timeout=None))) as visitor:
+        await visitor.post("/login?user=garimoo")
+        for number in range(1, 6):
+            valkey("SCRIPT", "FLUSH")
+            assert (await visitor.post("/count")).status_code == 200
+            assert (await visitor.get("/page")).json() == {"user": "garimoo", "count": number}
+        valkey("SCRIPT", "FLUSH")
+        assert (await visitor.post("/login?user=garimoo")).status_code == 200
+
+
+@pytest.mark.parametrize("options", [(), DURABLE], ids=["in memory", "on disk"])
+async def test_a_restart_of_the_server_needs_nobodys_help(options: tuple[str, ...], open_store: URLOpener) -> None:
+    with Valkey(*options) as valkey:
+        async with Browser(shop(open_store(valkey.url))) as visitor:
+            await visitor.post("/login?user=garimoo")
+            valkey.restart()
+            async with asyncio.timeout(10):
+                while (await visitor.get("/page")).status_code == 503:
+                    await asyncio.sleep(0.02)
+            assert (await visitor.get("/page")).json() == ({"user": "garimoo"} if options else {})
+            assert (await visitor.post("/login?user=garimoo")).status_code == 200
+            assert (await visitor.post("/count")).status_code == 200
+
+
+# --- URLs ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("redis://localhost?timeout=soon", "timeout"),
+        ("redis://localhost?timeout=0", "timeout"),
+        ("redis://localhost?timeout=-1", "timeout"),
+        ("redis://localhost?timeout=nan", "timeout"),
+        ("redis://localhost?timeout=inf", "timeout"),
+        ("redis://localhost?timeout=", "timeout"),
+        ("redis://localhost?nosuch=1", "nosuch"),
+        ("redis://localhost?Timeout=1", "Timeout"),
+        ("redis://localhost/zero", "database"),
+        ("redis://localhost/1/2", "database"),
+        ("redis://localhost/-1", "database"),
+        ("redis://localhost?db=zero", "database"),
+        ("redis://localhost?db=-1", "database"),
+        ("redis://localhost:port", "port"),
+        ("redis://localhost:99999", "port"),
+        ("redis://[::1", "host"),
+        ("redis://localhost?ssl_ca_certs=/nowhere", "ssl_ca_certs"),
+        ("rediss://localhost?ssl_ca_certs=/nowhere", "ssl_ca_certs"),
+        ("rediss://localhost?ssl_cert_reqs=perhaps", "ssl_cert_reqs"),
+        ("rediss://localhost?ssl_nosuch=1", "ssl_nosuch"),
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_with_the_options_name(url: str, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        open_store_by_url(url)
+    with pytest.raises(ConfigurationError, match=named):
+        open_store_by_url(url.replace("redis", "valkey", 1))
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+async def test_databases_are_apart(own_valkey: Valkey, open_store: URLOpener, scheme: str) -> None:
+    new = a_record()
+    address = f"{scheme}://127.0.0.1:{own_valkey.port}"
+    await open_store(f"{address}/3").create(new)
+    assert await open_store(f"{address}?db=3").read(new.session_id) is not None
+    assert await open_store(f"{own_valkey.socket_url}?db=3").read(new.session_id) is not None
+    for other in ("", "/", "/0", "/2"):
+        assert await open_store(address + other).read(new.session_id) is None
+
+
+@pytest.mark.parametrize(("user", "good"), [("coat:check%2F%40%3A", True), (":wrong", False), ("", False)])
+async def test_a_password_is_asked_for(own_valkey: Valkey, open_store: URLOpener, user: str, good: bool) -> None:
+    own_valkey("ACL", "SETUSER", "coat", "on", ">check/@:", "~*", "+@all")
+    own_valkey("ACL", "SETUSER", "default", "resetpass", ">other")
+    at = "@" if user else ""
+    store = open_store(f"redis://{user}{at}127.0.0.1:{own_valkey.port}/0")
+    if good:
+        assert await store.read(a_record().session_id) is None
+    else:
+        with pytest.raises(StoreUnavailable) as refused:
+            await store.read(a_record().session_id)
+        assert "wrong" not in str(refused.value)
+
+
+# --- TLS -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tls(valkey: Valkey) -> Iterable[TLS]:
+    with TLS(valkey.port) as tls:
+        yield tls
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+async def test_tls_with_a_certificate_that_is_trusted(
+    tls: TLS, prefix: str, open_store: URLOpener, scheme: str
+) -> None:
+    url = f"{scheme}://127.0.0.1:{tls.port}/0?prefix={prefix}&timeout=5&ssl_ca_certs={tls.authority}"
+    async with Browser(shop(open_store(url))) as visitor:
+        await visitor.post("/login?user=garimoo")
+        assert (await visitor.get("/page")).json() == {"user": "garimoo"}
+
+
+@pytest.mark.parametrize(
+    ("options", "host"),
+    [
+        ("&ssl_ca_certs={0.other_authority}", "127.0.0.1"),
+        ("", "127.0.0.1"),
+        ("&ssl_ca_certs={0.authority}", "localhost"),
+    ],
+    ids=["another authority", "the system's authorities", "another host's certificate"],
+)
+async def test_tls_with_a_certificate_that_is_not_trusted(
+    tls: TLS, valkey: Valkey, prefix: str, open_store: URLOpener, options: str, host: str
+) -> None:
+    own = len(os.listdir("/proc/self/fd"))
+    with Monitor(valkey.port) as monitor:
+        store = open_store(f"rediss://{host}:{tls.port}/0?prefix={prefix}&timeout=5" + options.format(tls))
+        async with Browser(shop(store), ticket=Ticket.new().cookie_value) as visitor:
+            answer = await visitor.get("/page")
+            assert (answer.status_code, "set-cookie" in answer.headers) == (503, False)
+        with pytest.raises(StoreUnavailable, match=r"(?i)certificate|tried again"):
+            await store.create(a_record())
+        assert monitor.commands() == [], "nothing was said to a stranger"
+    await store.close()
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= own, "the closing of all sockets")
+
+
+async def test_plain_text_to_a_tls_port_and_the_reverse_are_down_not_a_traceback(
+    tls: TLS, valkey: Valkey, open_store: URLOpener
+) -> None:
+    for url in (f"redis://127.0.0.1:{tls.port}", f"rediss://127.0.0.1:{valkey.port}?ssl_cert_reqs=none"):
+        with pytest.raises(StoreUnavailable):
+            await open_store(url + ("&" if "?" in url else "?") + "timeout=1").read(a_record().session_id)
+
+
+# --- somebody's own client -----------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_was_handed_in_stays_open(valkey: Valkey, prefix: str) -> None:
+    own = client.Redis(port=valkey.port)
+    store = RedisStore.from_client(own, prefix=prefix, timeout=5)
+    await store.create(a_record())
+    await store.close()
+    assert await own.ping()
+    await own.aclose()

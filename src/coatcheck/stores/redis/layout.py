@@ -218,7 +218,7 @@ class Layout:
         echo, session_ids = replies
         if echo != self.owner_key(owner) or type(session_ids) is not list:
             raise ForeignReply(self.store, "", "a reply of another kind")
-        return session_ids
+        return [session_id for session_id in session_ids if is_session_id(session_id)]
 
     def disown(self, owner: str, session_ids: list[str]) -> Command:
         return DISOWN.command(self.owner_key(owner), *session_ids)
