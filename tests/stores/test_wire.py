@@ -1,0 +1,248 @@
+"""The wire: one connection for everybody, and what becomes of those who wait when it is slow, gone or full."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from coatcheck.errors import ForeignReply
+from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.transport import Command, ExchangeFailed
+from coatcheck.stores.redis.wire import Wire, Wires
+from tests.servers.processes import eventually
+from tests.servers.proxy import Proxy
+from tests.servers.valkey import Valkey
+
+
+def whole(replies: list[Any]) -> list[Any]:
+    return replies
+
+
+async def echo(wire: Wire | Wires, word: str, *, timeout: float | None = None) -> str:
+    [reply] = await wire.exchange([("ECHO", word)], whole, timeout=timeout)
+    return str(reply)
+
+
+@pytest.fixture
+async def wire(own_valkey: Valkey) -> AsyncIterator[Wire]:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=1.0)
+    yield wire
+    await wire.close()
+
+
+def clients(server: Valkey) -> int:
+    """Connections of ours that the server sees."""
+    return sum(b"name=coatcheck" in line for line in server("CLIENT", "LIST").splitlines())
+
+
+async def test_a_thousand_requests_share_one_connection_and_each_gets_its_own_answer(
+    wire: Wire, own_valkey: Valkey
+) -> None:
+    words = [f"word-{number}" for number in range(1000)]
+    assert await asyncio.gather(*(echo(wire, word) for word in words)) == words
+    assert clients(own_valkey) == 1
+
+
+async def test_whoever_is_cancelled_keeps_their_place_in_the_line(wire: Wire) -> None:
+    tasks = [asyncio.ensure_future(echo(wire, f"word-{number}")) for number in range(300)]
+    for number, task in enumerate(tasks):
+        if number % 3 == 0:
+            asyncio.get_running_loop().call_later(0.0001 * (number % 7), task.cancel)
+    for number, outcome in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
+        assert outcome == f"word-{number}" or isinstance(outcome, asyncio.CancelledError)
+    assert await echo(wire, "after") == "after"
+
+
+async def test_a_frozen_server_costs_the_time_limit_and_then_nothing_until_it_is_back(
+    wire: Wire, own_valkey: Valkey
+) -> None:
+    assert await echo(wire, "before") == "before"
+    own_valkey.freeze()
+    try:
+        began = monotonic()
+        with pytest.raises(ExchangeFailed) as slow:
+            await echo(wire, "lost", timeout=0.2)
+        assert monotonic() - began < 0.8
+        assert slow.value.sent
+        assert not slow.value.worth_repeating
+
+        async def known_to_be_down() -> bool:
+            began = monotonic()
+            try:
+                await echo(wire, "lost", timeout=0.2)
+            except ExchangeFailed as failed:
+                return not failed.sent and monotonic() - began < 0.05
+            return False
+
+        for _ in range(100):
+            if await known_to_be_down():
+                break
+        else:
+            pytest.fail("every request goes on waiting for a server that does not answer")
+    finally:
+        own_valkey.thaw()
+    for _ in range(100):  # the process recovers by itself
+        try:
+            assert await echo(wire, "after") == "after"
+            return
+        except ExchangeFailed:
+            await asyncio.sleep(0.05)
+    pytest.fail("the wire did not find back to its server")
+
+
+async def test_a_killed_server_is_told_from_a_slow_one_and_found_again(wire: Wire, own_valkey: Valkey) -> None:
+    assert await echo(wire, "before") == "before"
+    own_valkey.kill()
+    await eventually(lambda: wire._connection is None, "the loss to be noticed")
+    with pytest.raises(ExchangeFailed) as down:
+        await echo(wire, "lost")
+    assert not down.value.sent
+    own_valkey.restart()
+    for _ in range(100):
+        try:
+            assert await echo(wire, "after") == "after"
+            return
+        except ExchangeFailed:
+            await asyncio.sleep(0.05)
+    pytest.fail("the wire did not find back to its server")
+
+
+async def test_while_the_server_is_down_it_is_left_in_peace() -> None:
+    attempts = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        wire = Wire(Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1]), timeout=0.2)
+        failures = 0
+        began = monotonic()
+        while monotonic() - began < 1.0:
+            with pytest.raises(ExchangeFailed):
+                await echo(wire, "lost")
+            failures += 1
+            await asyncio.sleep(0.001)
+        assert failures > 100
+        assert 2 <= attempts <= 12  # pauses of 50 ms, doubling up to a second
+        await wire.close()
+
+
+async def test_a_full_line_makes_others_wait_their_turn_and_not_for_ever(own_valkey: Valkey) -> None:
+    async with Proxy(own_valkey.port, latency=0.01) as proxy:
+        wire = Wire(Address(host="127.0.0.1", port=proxy.port), timeout=2.0, most=4)
+        words = [f"word-{number}" for number in range(60)]
+        assert await asyncio.gather(*(echo(wire, word) for word in words)) == words
+
+        own_valkey.freeze()
+        try:
+            waiting = [asyncio.ensure_future(echo(wire, word, timeout=0.3)) for word in words]
+            outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2)
+        finally:
+            own_valkey.thaw()
+        assert all(isinstance(outcome, ExchangeFailed) for outcome in outcomes)
+        assert sum(isinstance(outcome, ExchangeFailed) and outcome.sent for outcome in outcomes) <= 4
+        await wire.close()
+
+
+async def test_a_turn_that_comes_to_somebody_who_has_gone_is_passed_on(own_valkey: Valkey) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=2.0, most=1)
+    for _ in range(50):
+        tasks = [asyncio.ensure_future(echo(wire, str(number), timeout=1.0)) for number in range(20)]
+        await asyncio.sleep(0)
+        for task in tasks[1::2]:
+            asyncio.get_running_loop().call_soon(task.cancel)
+        kept = await asyncio.gather(*tasks[::2])
+        assert kept == [str(number) for number in range(0, 20, 2)]
+        await asyncio.gather(*tasks[1::2], return_exceptions=True)
+    await wire.close()
+
+
+async def test_a_wrong_password_is_reported_and_not_shown(own_valkey: Valkey) -> None:
+    own_valkey("CONFIG", "SET", "requirepass", "right")
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port, password="wr0ng-s3cret"), timeout=1.0)
+    with pytest.raises(ExchangeFailed, match="does not let us in") as refused:
+        await echo(wire, "lost")
+    assert "wr0ng-s3cret" not in f"{refused.value} {wire.address!r}"
+    await wire.close()
+
+
+async def test_an_answer_for_somebody_else_drops_the_connection(wire: Wire, own_valkey: Valkey) -> None:
+    def not_mine(_: list[Any]) -> None:
+        raise ForeignReply("here", "id", "a test")
+
+    commands: list[Command] = [("ECHO", "x")]
+    with pytest.raises(ForeignReply):
+        await wire.exchange(commands, not_mine)
+    await eventually(lambda: clients(own_valkey) == 0, "the connection to be dropped")
+    assert await echo(wire, "after") == "after"
+
+
+async def test_a_quiet_connection_is_asked_for_a_sign_of_life(own_valkey: Valkey) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=0.2, heartbeat=0.1)
+    assert await echo(wire, "before") == "before"
+    assert clients(own_valkey) == 1
+    own_valkey.freeze()
+    await asyncio.sleep(0.7)
+    own_valkey.thaw()
+    # Nobody asked for anything, and yet the dead connection was noticed and given up.
+    await eventually(lambda: clients(own_valkey) == 0, "the dead connection to be given up")
+    await wire.close()
+
+
+def test_each_event_loop_has_a_connection_of_its_own(own_valkey: Valkey) -> None:
+    wires = Wires(Address(host="127.0.0.1", port=own_valkey.port), timeout=1.0)
+
+    async def say(word: str) -> tuple[str, int]:
+        said = await echo(wires, word), clients(own_valkey)
+        await wires.close()
+        return said
+
+    assert asyncio.run(say("one")) == ("one", 1)
+    assert asyncio.run(say("two")) == ("two", 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_has_a_connection_of_its_own(own_valkey: Valkey) -> None:
+    wires = Wires(Address(host="127.0.0.1", port=own_valkey.port), timeout=1.0)
+
+    async def main() -> None:
+        assert await echo(wires, "parent") == "parent"
+        child = os.fork()
+        if child == 0:
+            # The child runs a loop of its own on the same store, while the parent's connection stays the parent's.
+            status = 1
+            try:
+                asyncio.events._set_running_loop(None)
+                status = 0 if asyncio.new_event_loop().run_until_complete(echo(wires, "child")) == "child" else 2
+            finally:
+                os._exit(status)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert await asyncio.gather(*(echo(wires, str(number)) for number in range(50))) == [str(n) for n in range(50)]
+        await wires.close()
+
+    asyncio.run(main())
+
+
+async def test_closing_ends_whoever_waits_and_leaves_nothing_behind(own_valkey: Valkey) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=1.0)
+    assert await echo(wire, "before") == "before"
+    own_valkey.freeze()
+    try:
+        waiting = asyncio.ensure_future(echo(wire, "lost"))
+        await asyncio.sleep(0.01)
+        await wire.close()
+        with pytest.raises(ExchangeFailed):
+            await waiting
+    finally:
+        own_valkey.thaw()
+    await eventually(lambda: clients(own_valkey) == 0, "the connection to be closed")
+    assert asyncio.all_tasks() == {asyncio.current_task()}
