@@ -174,6 +174,8 @@ def settle(session: Session, plan: Plan, applied: Applied | None, settings: Sett
     if applied.renewed:
         session._ticket = plan.ticket
         return "write"
+    if plan.update.renewal is not None:
+        return None  # a request beside this one renewed the ticket first: its answer carries the new one
     # A cookie with an age of its own is counted anew by sending it again, but no more often than a touch is due: each
     # time it may overtake, on its way to the browser, a new ticket from a login beside this request.
     again = settings.cookie.max_age is not None and applied.touched_ms - before.touched_ms >= settings.touch_ms

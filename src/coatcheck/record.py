@@ -242,7 +242,10 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
     if changes.absolute_ms is not None:
         after.deadline_ms = now_ms + changes.absolute_ms
     renewal = changes.renewal
-    renewed = renewal is not None and renewal.replaces in (None, record.secret_hash)
+    # It may have taken place already, when a mere touch that renews is repeated.
+    renewed = renewal is not None and (
+        renewal.replaces in (None, record.secret_hash) or renewal.secret_hash == record.secret_hash
+    )
     if renewal is not None and renewed:
         after.secret_hash = renewal.secret_hash
         after.renewed_ms = now_ms

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from coatcheck.errors import OutcomeUnknown, StoreUnavailable
+from coatcheck.record import Renewal
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import a_commit, a_record
@@ -91,6 +92,20 @@ async def test_a_new_session_whose_answer_is_lost_is_made_once(store: RedisStore
     new = a_record(fields={"hits": "0"})
     assert (await store.create(new)).version == 1
     assert await hits(store, new.session_id) == 0
+
+
+async def test_a_renewal_whose_answer_is_lost_is_not_lost(store: RedisStore, proxy: Proxy) -> None:
+    """Else the store would wait for a secret that nobody was ever given."""
+    new = a_record()
+    await store.create(new)
+    await store.update(new.session_id, a_commit(new))
+    proxy.reset_counts()
+    proxy.judge = lambda command: "cut after" if command.number == 0 else "pass"
+    renewal = Renewal(secret_hash="f" * 64, grace_ms=60_000, replaces=new.secret_hash)
+    assert (await store.update(new.session_id, a_commit(new, operation="", renewal=renewal))).renewed
+    record = await store.read(new.session_id)
+    assert record is not None
+    assert (record.secret_hash, record.previous_hash) == ("f" * 64, new.secret_hash)
 
 
 async def test_the_user_is_told_when_it_is_not_known(open_store: URLOpener, proxy: Proxy, prefix: str) -> None:

@@ -128,6 +128,11 @@ async def moved(request: Request) -> Response:
     return RedirectResponse("/page", 303)
 
 
+async def wait(request: Request) -> Response:
+    await _pass_gate(request)
+    return PlainTextResponse("waited")
+
+
 async def open_gate(request: Request) -> Response:
     request.app.state.gates[request.path_params["name"]].set()
     return PlainTextResponse("open")
@@ -183,6 +188,7 @@ _ROUTES = [
     Route("/boom", boom, methods=["POST"]),
     Route("/forbidden", forbidden, methods=["POST"]),
     Route("/moved", moved),
+    Route("/wait", wait),
     Route("/gates/{name}", open_gate, methods=["POST"]),
     Route("/waiting", waiting),
     WebSocketRoute("/chat", chat),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 
+from coatcheck import CookieSettings
 from tests.servers.browser import Browser
 from tests.servers.fixtures import Opener
 from tests.servers.processes import eventually
-from tests.web.shop import shop
+from tests.web.shop import PATIENT, shop
 
 
 async def test_a_visitor_fills_a_cart_and_logs_in(open_sessions: Opener) -> None:
@@ -162,3 +164,25 @@ async def test_a_standard_cookie_jar_takes_and_gives_back_the_ticket(open_sessio
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
         await client.post("/login?user=garimoo")
         assert (await client.get("/page")).json() == {}, "a Secure cookie went over plain HTTP"
+
+
+@pytest.mark.parametrize("max_age", [None, 3600])
+async def test_two_tabs_that_renew_the_ticket_at_once_leave_the_browser_a_good_one(
+    open_sessions: Opener, max_age: int | None
+) -> None:
+    """A user comes back after a while, and the browser opens two tabs. Only one answer carries the new ticket."""
+    settings = PATIENT.but(renew_every=0.01, touch_every=0, cookie=CookieSettings(max_age=max_age))
+    app = shop(open_sessions(), settings=settings)
+    async with Browser(app) as visitor:
+        for _ in range(5):
+            await visitor.post("/login?user=garimoo")
+            await asyncio.sleep(0.02)
+            tabs = [asyncio.create_task(visitor.get("/wait", headers={"x-gate": "tabs"})) for _ in range(4)]
+            while len(app.state.waiting) < 4:
+                await asyncio.sleep(0.001)
+            app.state.gates["tabs"].set()
+            answers = await asyncio.gather(*tabs)
+            assert sum("set-cookie" in answer.headers for answer in answers) == 1
+            app.state.gates.clear()
+            app.state.waiting.clear()
+            assert (await visitor.get("/page")).json() == {"user": "garimoo"}

@@ -113,7 +113,7 @@ class Expected:
         if changes.absolute_ms is not None:
             after = replace(after, deadline=now + changes.absolute_ms)
         renewal = changes.renewal
-        if renewal is not None and (renewal.replaces is None or renewal.replaces == self.secret):
+        if renewal is not None and (renewal.replaces in (None, self.secret) or renewal.secret_hash == self.secret):
             after = replace(
                 after,
                 secret=renewal.secret_hash,

@@ -97,7 +97,8 @@ if ARGV[8] ~= '' then
   put('@deadline', digits(deadline))
 end
 if ARGV[9] ~= '' then put('@owner', ARGV[9]) end
-local renewed = ARGV[10] ~= '' and (ARGV[12] == '' or ARGV[12] == head[2])
+-- It may have taken place already, when a mere touch that renews is repeated.
+local renewed = ARGV[10] ~= '' and (ARGV[12] == '' or ARGV[12] == head[2] or ARGV[10] == head[2])
 if renewed then
   put('@secret', ARGV[10])
   put('@renewed', digits(now))
