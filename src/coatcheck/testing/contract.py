@@ -690,6 +690,19 @@ class StoreContract:
         assert after.touched_ms == before.touched_ms
 
     @_story
+    async def test_a_repeated_touch_that_renewed_the_secret_says_so_again(self, store: AsyncStore) -> None:
+        """Or an answer that was lost on the way would leave the browser with the previous ticket."""
+        new = a_record()
+        await store.create(new)
+        renewal = Renewal(secret_hash=a_secret(), grace_ms=HOUR, replaces=new.secret_hash)
+        touch = a_touch(new, renewal=renewal)
+        assert (await store.update(new.session_id, touch)).renewed
+        assert (await store.update(new.session_id, touch.again())).renewed
+        record = await present(store, new)
+        assert (record.secret_hash, record.previous_hash) == (renewal.secret_hash, new.secret_hash)
+        assert record.version == 1
+
+    @_story
     async def test_a_commit_is_known_while_it_is_among_the_last_eight(self, store: AsyncStore) -> None:
         new = a_record()
         await store.create(new)

@@ -200,8 +200,8 @@ class StoreMachine(RuleBasedStateMachine):
         session_id, changes = one
         self._loop.run(self._update(session_id, changes.again()))
 
-    @rule(new=created, key=_keys, idle=_lifetimes, renewal=_renewals)
-    def touch(self, new: NewRecord, key: Key, idle: int, renewal: str | None) -> None:
+    @rule(target=asked, new=created, key=_keys, idle=_lifetimes, renewal=_renewals)
+    def touch(self, new: NewRecord, key: Key, idle: int, renewal: str | None) -> Asked:
         expected = self._model[new.session_id]
         changes = Changes(
             proof=self._secret(expected, key),
@@ -210,6 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
             owner=self._owner_to_name(expected, None),
         )
         self._loop.run(self._update(new.session_id, changes))
+        return new.session_id, changes
 
     @rule(new=created, parts=st.lists(st.dictionaries(_names, _values, max_size=2), min_size=2, max_size=6))
     def commit_at_once(self, new: NewRecord, parts: list[dict[str, str]]) -> None:
@@ -329,14 +330,12 @@ class StoreMachine(RuleBasedStateMachine):
                 assert getattr(answer, "session_id", None) == session_id
             return
         assert possible & {"applied", "repeated"}, f"applied, where the model says {possible}"
-        if "repeated" in possible:
-            after = expected
-            renewed = changes.renewal is not None and changes.renewal.secret_hash == expected.secret
-        else:
+        after = expected
+        if "repeated" not in possible:
             assert early <= answer.touched_ms <= late
             outcome, after = expected.commit(changes, answer.touched_ms)
             assert outcome == "applied"
-            renewed = after.secret != expected.secret
+        renewed = changes.renewal is not None and changes.renewal.secret_hash == after.secret
         assert (answer.version, answer.touched_ms, answer.renewed) == (after.version, after.touched, renewed)
         assert dict(answer.counters) == after.counters(changes.increments)
         self._model[session_id] = after
