@@ -107,7 +107,7 @@ class SessionMiddleware:
             await send(message)
 
         try:
-            if self._eager and not session.loaded:
+            if self._eager and session.ticket is not None:
                 await manager.load(session)
             await self.app(scope, receive, send_with_session)
         except _ResponseReplaced:
@@ -125,7 +125,7 @@ class SessionMiddleware:
         if started:  # what changed since then?
             if not session.sealed:
                 await session.commit()
-            elif session.may_have_changed and session.delta():
+            elif session.delta():
                 raise _RESPONSE_STARTED.anew()
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:

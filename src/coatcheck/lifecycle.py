@@ -80,10 +80,10 @@ def plan(session: Session, settings: Settings) -> Plan:
     """
     record = session._record
     if record is None:
-        return _plan_without_record(session, settings) if session._looked else NOTHING
-    ticket = session._ticket
+        return _plan_without_record(session, settings) if session.looked_at else NOTHING
+    ticket = session.ticket
     assert ticket is not None  # only a ticket leads to a record
-    if session._looked:
+    if session.looked_at:
         delta = session.delta()
         if delta or session._renew:
             return _plan_update(session, record, ticket, delta, settings)
@@ -114,7 +114,7 @@ def _plan_without_record(session: Session, settings: Settings) -> Plan:
     delta = session.delta()
     if not delta.sets and session._owner is None:
         return Plan(delete=session._ended)
-    ticket = session._ticket = session._ticket or Ticket.new()
+    ticket = session.ticket = session.ticket or Ticket.new()
     new = NewRecord(
         session_id=ticket.session_id,
         secret_hash=ticket.secret_hash,
@@ -172,7 +172,7 @@ def settle(session: Session, plan: Plan, applied: Applied | None, settings: Sett
     assert before is not None
     session.settle(_as_updated(session, before, plan.update, delta, applied), delta)
     if applied.renewed:
-        session._ticket = plan.ticket
+        session.ticket = plan.ticket
         return "write"
     if plan.update.renewal is not None:
         return None  # a request beside this one renewed the ticket first: its answer carries the new one

@@ -24,12 +24,12 @@ _log = logging.getLogger("coatcheck")
 class AsyncSession(Session):
     """A `Session` that can go to the store and back in the middle of a request."""
 
-    __slots__ = ("_set_cookie", "manager", "time_left")
+    __slots__ = ("manager", "set_cookie", "time_left")
 
     def __init__(self, manager: SessionManager, ticket: Ticket | None) -> None:
         super().__init__(manager.codec, ticket)
         self.manager = manager
-        self._set_cookie: str | None = None
+        self.set_cookie: str | None = None  # what the response must carry after a commit, if anything
         self.time_left = manager.settings.store_ms / 1000  # seconds that this request may still spend on its store
 
     async def load(self) -> None:
@@ -68,11 +68,6 @@ class AsyncSession(Session):
         """
         await self.manager.reload(self)
 
-    @property
-    def set_cookie(self) -> str | None:
-        """The `Set-Cookie` value that the response must carry after a commit, if any."""
-        return self._set_cookie
-
 
 class SessionManager:
     """Finds, loads and commits sessions for asynchronous applications. One per application.
@@ -109,7 +104,7 @@ class SessionManager:
     async def load(self, session: AsyncSession) -> None:
         """See `AsyncSession.load`."""
         ticket = session.ticket
-        if session.loaded or ticket is None:
+        if ticket is None or session.loaded:
             return
         began = monotonic()
         try:
@@ -150,9 +145,9 @@ class SessionManager:
             return
         action = settle(session, todo, applied, self.settings)
         if action == "write" and todo.ticket is not None:
-            session._set_cookie = self.cookie.write(todo.ticket.cookie_value)
+            session.set_cookie = self.cookie.write(todo.ticket.cookie_value)
         elif action == "erase":
-            session._set_cookie = self.cookie.erase()
+            session.set_cookie = self.cookie.erase()
         if todo.create is not None:
             self._tell("created", session.session_id)
         elif applied is not None and applied.renewed:

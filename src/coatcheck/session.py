@@ -61,23 +61,23 @@ class Session(MutableMapping[str, Any]):
         "_ended",
         "_fields",
         "_first_look",
-        "_looked",
         "_owner",
         "_pending",
         "_record",
         "_renew",
         "_sealed",
         "_seen",
-        "_ticket",
         "_unchanged",
         "_undeliverable",
         "_unreadable",
         "_watched",
+        "looked_at",
+        "ticket",
     )
 
     def __init__(self, codec: Codec, ticket: Ticket | None = None) -> None:
         self._codec = codec
-        self._ticket = ticket
+        self.ticket = ticket  # the one that the browser shows, or will
         self._record: Record | None = None
         # A session whose browser shows a ticket is loaded from the store first; until then it has no fields to show.
         self._fields: dict[str, str] | None = {} if ticket is None else None
@@ -85,7 +85,9 @@ class Session(MutableMapping[str, Any]):
         self._watched: dict[str, Any] | None = None  # those of them that may be changed in place
         self._pending: _Pending | None = None
         self._unreadable: dict[str, UnreadableField] | None = None
-        self._looked = False
+        self.looked_at = (
+            False  # whether the handler looked at it in any way, so that the response depends on the cookie
+        )
         self._first_look: Callable[[], None] | None = None  # called at a first look, which it may refuse
         self._renew = False
         self._owner: str | None = None
@@ -216,7 +218,7 @@ class Session(MutableMapping[str, Any]):
         self._change()
         if self._record is not None:
             self._ended = self._record.session_id
-        self._ticket = self._record = self._pending = self._owner = None
+        self.ticket = self._record = self._pending = self._owner = None
         self._fields, self._seen, self._watched = {}, {}, None
         self._renew = self._unchanged = False
 
@@ -264,7 +266,7 @@ class Session(MutableMapping[str, Any]):
 
     def delta(self) -> Delta:
         """What this request changed, compared with what it was given. Raises `UnstorableValue` for a value in the way."""
-        if not self.may_have_changed:
+        if self._pending is None and self._watched is None:
             return NO_DELTA
         pending = self._pending or _Pending()
         sets = pending.texts.copy()
@@ -279,11 +281,6 @@ class Session(MutableMapping[str, Any]):
         return Delta(pending.retain, sets, tuple(pending.deleted), pending.added)
 
     @property
-    def may_have_changed(self) -> bool:
-        """Whether there is anything to compare."""
-        return self._pending is not None or self._watched is not None
-
-    @property
     def stored_fields(self) -> dict[str, str]:
         """The encoded fields as the store has them, without those that a new owner or `clear()` dropped."""
         return self._fields or {}
@@ -295,7 +292,7 @@ class Session(MutableMapping[str, Any]):
         self._seen = {}
         if record is None:
             self._fields = {}
-            self._ticket = None
+            self.ticket = None
         else:
             self._fields = record.fields
 
@@ -328,16 +325,6 @@ class Session(MutableMapping[str, Any]):
         self._first_look = check
 
     @property
-    def looked_at(self) -> bool:
-        """Whether the handler looked at the session in any way, so that the response depends on the cookie."""
-        return self._looked
-
-    @property
-    def ticket(self) -> Ticket | None:
-        """The ticket that the browser shows, or will."""
-        return self._ticket
-
-    @property
     def loaded(self) -> bool:
         """Whether the stored session, if there is one, has been read."""
         return self._fields is not None
@@ -356,10 +343,10 @@ class Session(MutableMapping[str, Any]):
 
     def _look(self) -> dict[str, str]:
         """Note that the handler looks at the session, and give its stored fields."""
-        if not self._looked:
+        if not self.looked_at:
             if self._first_look is not None:
                 self._first_look()
-            self._looked = True
+            self.looked_at = True
         if self._fields is None:
             raise NotLoaded
         return self._fields
@@ -445,9 +432,9 @@ class Session(MutableMapping[str, Any]):
 
     def _session_id_to_be(self) -> str:
         """The id that the record has or will have. The ticket of a new session is made when it is first needed."""
-        if self._ticket is None:
-            self._ticket = Ticket.new()
-        return self._ticket.session_id
+        if self.ticket is None:
+            self.ticket = Ticket.new()
+        return self.ticket.session_id
 
     def _keep_only(self, names: tuple[str, ...]) -> None:
         """Drop every stored field but the named ones, here and, when committed, in the store."""

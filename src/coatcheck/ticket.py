@@ -20,14 +20,19 @@ class Ticket:
 
     The id may be logged; it opens nothing. The secret appears in the cookie and nowhere else: `repr` hides it, and
     stores get only its hash (OWASP ASVS 5.0, 7.2.3 and 11.4.1; NIST SP 800-63B-4, 5.1: at least 64 random bits).
+
+    Attributes:
+        session_id: 16 base64url characters.
+        secret_hash: SHA-256 of the secret, 64 hexadecimal digits: all that a store ever sees of it. A fast hash is right
+            here, unlike for passwords: 192 random bits cannot be guessed.
     """
 
-    __slots__ = ("_hash", "_secret", "session_id")
+    __slots__ = ("_secret", "secret_hash", "session_id")
 
     def __init__(self, session_id: str, secret: str) -> None:
         self.session_id = session_id
         self._secret = secret
-        self._hash = ""
+        self.secret_hash = hashlib.sha256(secret.encode("ascii")).hexdigest()
 
     @classmethod
     def new(cls) -> Ticket:
@@ -49,16 +54,6 @@ class Ticket:
     def cookie_value(self) -> str:
         """What goes into the cookie, 48 characters. The one place where the secret comes out."""
         return self.session_id + self._secret
-
-    @property
-    def secret_hash(self) -> str:
-        """SHA-256 of the secret, 64 hexadecimal digits: all that a store ever sees of it.
-
-        A fast hash is right here, unlike for passwords: 192 random bits cannot be guessed.
-        """
-        if not self._hash:
-            self._hash = hashlib.sha256(self._secret.encode("ascii")).hexdigest()
-        return self._hash
 
     def __repr__(self) -> str:
         return f"Ticket({self.session_id!r}, secret hidden)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, cast
 
 from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request, pack
@@ -38,6 +39,7 @@ class Connection(asyncio.Protocol):
         on_push: Callable[[list[Any]], None] | None,
     ) -> None:
         self._loop = loop
+        self._future = loop.create_future
         self._timeout = timeout
         self._heartbeat = heartbeat
         self._on_room = on_room
@@ -49,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._unsent = 0  # requests at the end of the line whose bytes are still in `_out`
         self._flush_due = False
         self._paused = False
-        self._heard_at = loop.time()
+        self._heard_at = monotonic()
         self._ticking = False
         self._timer: asyncio.TimerHandle | None = None
         self.lost = ""  # why, once it is
@@ -59,10 +61,10 @@ class Connection(asyncio.Protocol):
     def send(self, packed: bytes, wanted: int, now: float, deadline: float) -> asyncio.Future[list[Any]]:
         """Send commands, which have `wanted` replies, with whatever else is sent in this tick.
 
-        The future gets the replies, or `ExchangeFailed`: at `deadline` (of the loop's clock, a little later at most)
+        The future gets the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; a little later at most)
         or when the connection is lost.
         """
-        waiter: asyncio.Future[list[Any]] = self._loop.create_future()
+        waiter: asyncio.Future[list[Any]] = self._future()
         self.line.append(Request(waiter, wanted, now, deadline))
         self._out.append(packed)
         self._unsent += 1
@@ -111,7 +113,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.lost:
             return
-        self._heard_at = self._loop.time()
+        self._heard_at = monotonic()
         try:
             self._conversation.hear(data)
         except OrderLost as error:
@@ -142,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self._look_at_the_clock)
 
     def _look_at_the_clock(self) -> None:
-        now = self._loop.time()
+        now = monotonic()
         often = self._timeout / 16
         if self.line:
             for request in self.line:

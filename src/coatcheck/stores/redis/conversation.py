@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import hiredis
+from msgspec import Struct
 
 from coatcheck.stores.redis.transport import Command, ErrorReply
 
@@ -32,7 +33,7 @@ class Waiter(Protocol):
         ...
 
 
-class Request:
+class Request(Struct):
     """One place in the line.
 
     Attributes:
@@ -42,14 +43,11 @@ class Request:
         replies: those that have come.
     """
 
-    __slots__ = ("deadline", "replies", "sent_at", "waiter", "wanted")
-
-    def __init__(self, waiter: Waiter, wanted: int, sent_at: float, deadline: float) -> None:
-        self.waiter = waiter
-        self.wanted = wanted
-        self.sent_at = sent_at
-        self.deadline = deadline
-        self.replies: list[Any] = []
+    waiter: Waiter
+    wanted: int
+    sent_at: float
+    deadline: float
+    replies: list[Any] = []
 
 
 class Conversation:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any, TypeVar
 
 from coatcheck.errors import ForeignReply
@@ -54,7 +55,7 @@ class Wire:
     ) -> T:
         """See `Transport.exchange`."""
         packed = pack(commands)
-        now = self._loop.time()
+        now = monotonic()
         deadline = now + (self._timeout if timeout is None else timeout)
         connection = self._connection
         if connection is None or self._turns or len(connection.line) >= self._most:
@@ -91,13 +92,13 @@ class Wire:
     async def _connected(self, deadline: float) -> None:
         """Wait until somebody has connected, or do it; while the server is known to be down, fail at once."""
         if self._connecting is None:
-            closed_for = self._gate.closed_for(self._loop.time())
+            closed_for = self._gate.closed_for(monotonic())
             if closed_for:
                 raise ExchangeFailed(f"it is down, and is tried again in {closed_for:.2f} s", sent=False)
             self._connecting = self._loop.create_task(self._connect(), name=f"coatcheck connects to {self.address}")
         # `wait` leaves the attempt alone when this caller is cancelled or has no more time: others wait for it too.
         attempt = self._connecting
-        done, _ = await asyncio.wait([attempt], timeout=max(0.0, deadline - self._loop.time()))
+        done, _ = await asyncio.wait([attempt], timeout=max(0.0, deadline - monotonic()))
         if not done:
             raise ExchangeFailed("no connection in time", sent=False, slow=True)
         problem = "the store was closed" if attempt.cancelled() else attempt.result()
@@ -119,7 +120,7 @@ class Wire:
                 else:
                     await self._loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
                 greeting = address.handshake()
-                now = self._loop.time()
+                now = monotonic()
                 replies = await connection.send(pack(greeting), len(greeting), now, now + self._timeout)
             refusals = [reply for reply in replies[:ESSENTIAL_REPLIES] if isinstance(reply, ErrorReply)]
             problem = f"it does not let us in: {refusals[0]}" if refusals else ""
@@ -130,7 +131,7 @@ class Wire:
         finally:
             self._connecting = None
             if problem:
-                self._gate.failed(self._loop.time())
+                self._gate.failed(monotonic())
                 connection.drop(problem)
             else:
                 self._gate.worked()
@@ -141,7 +142,7 @@ class Wire:
         turn: asyncio.Future[None] = self._loop.create_future()
         self._turns.append(turn)
         try:
-            done, _ = await asyncio.wait([turn], timeout=max(0.0, deadline - self._loop.time()))
+            done, _ = await asyncio.wait([turn], timeout=max(0.0, deadline - monotonic()))
         except asyncio.CancelledError:
             if turn.done():
                 self._wake()  # our turn came, and we cannot take it
@@ -163,7 +164,7 @@ class Wire:
         if connection is self._connection:
             self._connection = None
             if silent:
-                self._gate.failed(self._loop.time())
+                self._gate.failed(monotonic())
             self._wake()
 
 
