@@ -89,23 +89,12 @@ def plan(session: Session, settings: Settings) -> Plan:
             return _plan_update(session, record, ticket, delta, settings)
     else:
         delta = NO_DELTA
-    now_ms = record.read_at_ms
-    if (
-        settings.renew_ms is not None
-        and session._undeliverable is None
-        and _renewal_due(record, ticket, settings.renew_ms)
-    ):
-        renewed = ticket.renewed()
-        renewal = Renewal(
-            secret_hash=renewed.secret_hash, replaces=record.secret_hash, grace_ms=settings.renew_grace_ms
-        )
+    renewed, renewal = _periodic_renewal(session, record, ticket, settings)
+    if renewal is not None or record.read_at_ms - record.touched_ms >= settings.touch_ms:
         touch = Changes(
             proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record), renewal=renewal
         )
         return Plan(update=touch, essential=False, ticket=renewed, delta=delta)
-    if now_ms - record.touched_ms >= settings.touch_ms:
-        touch = Changes(proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record))
-        return Plan(update=touch, essential=False, ticket=ticket, delta=delta)
     return NOTHING
 
 
@@ -128,7 +117,11 @@ def _plan_without_record(session: Session, settings: Settings) -> Plan:
 
 
 def _plan_update(session: Session, record: Record, ticket: Ticket, delta: Delta, settings: Settings) -> Plan:
-    renewed = ticket.renewed() if session._renew else ticket
+    if session._renew:
+        renewed = ticket.renewed()
+        renewal: Renewal | None = Renewal(secret_hash=renewed.secret_hash)
+    else:
+        renewed, renewal = _periodic_renewal(session, record, ticket, settings)
     changes = Changes(
         proof=ticket.secret_hash,
         idle_ms=settings.idle_ms,
@@ -139,7 +132,7 @@ def _plan_update(session: Session, record: Record, ticket: Ticket, delta: Delta,
         sets=delta.sets,
         deletes=delta.deletes,
         increments=delta.increments,
-        renewal=Renewal(secret_hash=renewed.secret_hash) if session._renew else None,
+        renewal=renewal,
         owner=session._owner or _indexed_owner(record),
         absolute_ms=None if session._owner is None else settings.absolute_ms,
     )
@@ -151,11 +144,21 @@ def _indexed_owner(record: Record) -> str | None:
     return record.owner if record.deadline_ms is None else None
 
 
-def _renewal_due(record: Record, ticket: Ticket, renew_ms: int) -> bool:
+def _periodic_renewal(
+    session: Session, record: Record, ticket: Ticket, settings: Settings
+) -> tuple[Ticket, Renewal | None]:
+    """A new ticket, where the present one has grown old; otherwise the present one."""
+    if settings.renew_ms is None or session._undeliverable is not None:
+        return ticket, None
     age_ms = record.read_at_ms - record.renewed_ms
-    if same_hash(ticket.secret_hash, record.secret_hash):
-        return age_ms >= renew_ms
-    return age_ms >= _DELIVERY_MS  # shown the previous ticket: the answer with the new one was lost on the way
+    # Shown the previous ticket a while after the renewal, the answer with the new one was lost on the way.
+    due_ms = settings.renew_ms if same_hash(ticket.secret_hash, record.secret_hash) else _DELIVERY_MS
+    if age_ms < due_ms:
+        return ticket, None
+    renewed = ticket.renewed()
+    return renewed, Renewal(
+        secret_hash=renewed.secret_hash, grace_ms=settings.renew_grace_ms, replaces=record.secret_hash
+    )
 
 
 def settle(session: Session, plan: Plan, applied: Applied | None, settings: Settings) -> CookieAction:
