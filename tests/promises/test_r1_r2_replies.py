@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import coatcheck
-from coatcheck.errors import ForeignReply
+from coatcheck.errors import ForeignReply, StoreUnavailable
 from coatcheck.events import Event
 from coatcheck.record import NewRecord
 from coatcheck.stores.redis import RedisStore
@@ -96,6 +96,30 @@ async def test_a_surplus_reply_is_noticed_and_nobody_is_served_it(
             assert read.fields["me"] == '"mine"', kind
         assert [record.session_id for record in await store.sessions_of("me")] == [mine.session_id]
         assert proxy.connections > connections, f"after {kind} the connection was not dropped"
+
+
+async def test_one_surplus_reply_under_load_disturbs_few(store: RedisStore, proxy: Proxy) -> None:
+    """The connection is dropped at once; else, with somebody always waiting on it, it would go on for all and for ever."""
+    people = [a_record(fields={"me": str(number)}) for number in range(20)]
+    for person in people:
+        await store.create(person)
+    foreign = 0
+    proxy.reset_counts()
+    proxy.judge = lambda command: b":1\r\n" if command.number == 100 else "pass"
+
+    async def keep_reading(person: NewRecord) -> None:
+        nonlocal foreign
+        for _ in range(100):
+            try:
+                record = await store.read(person.session_id)
+            except (ForeignReply, StoreUnavailable) as error:
+                foreign += isinstance(error, ForeignReply)
+                continue
+            assert record is not None
+            assert record.fields == person.fields
+
+    await asyncio.gather(*map(keep_reading, people))
+    assert 1 <= foreign <= 2 * len(people)
 
 
 async def test_the_user_is_told_to_come_again_and_the_event_is_counted(

@@ -1,0 +1,342 @@
+"""See the promises' tests fail: break a copy of the package in the obvious way, and run the tests that should notice.
+
+    python scripts/see_promises_fail.py            all of them, in about three minutes
+    python scripts/see_promises_fail.py logout     those with "logout" in their name
+
+A test that has never failed proves nothing. Each entry of the table below takes away what keeps a promise; the tests named
+with it must fail then, and pass on an unbroken copy. Exit code 1 if a damage goes unnoticed, or no longer fits the code.
+"""
+
+# ruff: noqa: E501 - the code is quoted as it stands
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "coatcheck"
+STORM = "3000"
+SECONDS = 150  # a damage may also make its test wait for ever
+
+R1 = "tests/promises/test_r1_r2_replies.py"
+R4 = "tests/promises/test_r4_three_outcomes.py"
+R6 = "tests/promises/test_r6_increments.py"
+R7 = "tests/promises/test_r7_whole_or_not.py"
+R8 = "tests/promises/test_r8_logout.py"
+R16 = "tests/promises/test_r16_no_lost_update.py"
+R20 = "tests/promises/test_r20_damage.py"
+SECURITY = "tests/promises/test_security.py"
+REDIS = "tests/stores/test_redis.py"
+WEB = "tests/web"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One promise taken away.
+
+    Attributes:
+        name: the promise, and what is done to it.
+        tests: what must notice: arguments for pytest, that is a file and, after a space, an expression for `-k`.
+        edits: file of the package, text that stands in it exactly once, and what is put there instead.
+    """
+
+    name: str
+    tests: tuple[str, ...]
+    edits: tuple[tuple[str, str, str], ...]
+
+
+def damage(name: str, tests: str | tuple[str, ...], *edits: tuple[str, str, str]) -> Damage:
+    return Damage(name, (tests,) if isinstance(tests, str) else tests, edits)
+
+
+LAYOUT = "stores/redis/layout.py"
+UPDATE = "stores/redis/update.lua"
+CREATE = "stores/redis/create.lua"
+STORE = "stores/redis/store.py"
+
+DAMAGES = [
+    # --- R1, R2 ------------------------------------------------------------------------------------------------------
+    damage("R1 a record is handed out whosever it is", f"{R1} surplus and read",
+           (LAYOUT, "        if stored_id != session_id:\n", "        if False:\n")),
+    damage("R1 an answer to another commit is taken", f"{R1} surplus and update",
+           (LAYOUT, "reply[1:3] != [session_id, operation]", "False")),
+    damage("R1 a list of sessions is taken whosever it is", f"{R1} surplus and sessions_of",
+           (LAYOUT, "if echo != self.owner_key(owner) or type(session_ids) is not list:", "if False:")),
+    damage("R1 a connection that mixes up replies is kept", f"{R1} under_load and wire",
+           ("stores/redis/wire.py", 'connection.drop("a reply that belonged to another request came")', "pass")),
+    damage("R1 a cancelled request gives up its place in the line", f"{R1} storm and wire",
+           ("stores/redis/conversation.py", "                if not line:\n",
+            "                while line and line[0].waiter.done():\n                    line.popleft()\n"
+            "                if not line:\n")),
+    damage("R2 a cancelled request keeps its connection", f"{R1} storm and client",
+           ("stores/redis/pooled.py", "await self._pool.release(connection)", "clean and await self._pool.release(connection)")),
+    # --- R4 ----------------------------------------------------------------------------------------------------------
+    damage("R4 a store that is down counts as an absent session", f"{WEB}/test_store_down.py killed",
+           ("manager.py", "            raise self._told(error, ticket.session_id) from None\n        session.time_left",
+            "            self._told(error, ticket.session_id)\n            session.admit(None)\n            return\n"
+            "        session.time_left")),
+    damage("R4 a store that is down is a traceback", f"{WEB}/test_store_down.py",
+           ("asgi.py", "_REFUSALS = (SessionGone, Conflict, CorruptRecord, StoreError)",
+            "_REFUSALS = (SessionGone, Conflict, CorruptRecord)")),
+    damage("R4 503 without Retry-After", f"{WEB}/test_store_down.py",
+           ("asgi.py", 'headers.append((b"retry-after", str(seconds).encode("ascii")))', "pass")),
+    damage("R4 a touch that fails fails the request", f"{WEB}/test_store_down.py touch",
+           ("manager.py", "            if todo.essential:\n                raise self._told", "            if True:\n                raise self._told")),
+    damage("R4 a corrupt record is down", f"{R4} says_so",
+           (STORE, 'raise CorruptRecord(session_id, "its key holds another type")',
+            "raise StoreUnavailable(self._layout.store, reply.message)")),
+    damage("R12 a slow store costs as long as it likes", f"{WEB}/test_store_down.py frozen",
+           ("manager.py", "self.time_left = manager.settings.store_ms / 1000", "self.time_left = 60.0"),
+           ("manager.py", "read(ticket.session_id, timeout=session.time_left)", "read(ticket.session_id, timeout=60.0)")),
+    # --- R6 ----------------------------------------------------------------------------------------------------------
+    damage("R6 commits are not remembered", f"{R6} lost",
+           (UPDATE, "if operation ~= '' and string.find(", "if false and string.find(")),
+    damage("R6 an unknown outcome is called a refusal", f"{R6} again_and_again",
+           (STORE, "if again is not None and (sent or failed.sent):", "if False:")),
+    damage("R6 an answer that was lost is never asked for again", f"{R6} asked_for_again",
+           ("stores/redis/transport.py", "self.worth_repeating = sent and not slow", "self.worth_repeating = False")),
+    damage("R6 a repeated creation is refused", f"{R6} made_once",
+           (CREATE, "if not present.err and present[1] and", "if false and")),
+    damage("R6 a repeated renewal is lost", f"{R6} renewal",
+           (UPDATE, " or ARGV[10] == head[2])", ")")),
+    # --- R7 ----------------------------------------------------------------------------------------------------------
+    damage("R7 a new key lives for ever", (f"{R7} story", f"{REDIS} without_an_expiry"),
+           (CREATE, "redis.call('PEXPIREAT', key, digits(expires))", "")),
+    damage("R7 half of a commit", f"{R7} story",
+           (UPDATE, "redis.call('HSET', key, unpack(ARGV, first, math.min(first + 999, deletes_at - 1)))",
+            "redis.call('HSET', key, unpack(ARGV, first, first + 1))")),
+    damage("R7 a commit in two parts", f"{R7} story",
+           (STORE, "        commands = [*own, self._layout.update(session_id, changes)]\n",
+            "        commands = [*own, self._layout.update(session_id, changes)]\n"
+            "        for name in list(changes.sets)[1:]:\n"
+            "            rest = {name: changes.sets[name]}\n"
+            "            from msgspec.structs import replace\n"
+            "            early = replace(changes, sets=rest, operation='', renewal=None, owner=None, retain=None)\n"
+            "            await self._transport.exchange([self._layout.update(session_id, early)], lambda replies: None)\n")),
+    # --- R8 ----------------------------------------------------------------------------------------------------------
+    damage("R8 an update recreates (Valkey)", f"{R8} revives",
+           (UPDATE, "local head = redis.call(\n",
+            "if redis.call('EXISTS', key) == 0 then\n"
+            "  redis.call('HSET', key, '@id', id, '@secret', proof, '@version', 1, '@created', 1, '@renewed', 1,\n"
+            "    '@touched', redis.call('TIME')[1] * 1000, '@idle', ARGV[7])\nend\nlocal head = redis.call(\n")),
+    damage("R8 an update needs no proof (Valkey)", f"{R8} before_the_login and valkey",
+           (UPDATE, "if proof ~= head[2] then", "if false then")),
+    damage("R8 an update needs no proof (memory)", f"{R8} before_the_login and memory",
+           ("record.py", "    if not record.accepts(changes.proof, now_ms):\n", "    if False:\n")),
+    damage("R8 logout leaves the record", f"{SECURITY} destroyed_cookie",
+           ("manager.py", "            await self.store.delete(todo.delete, timeout=time_left)\n", "            pass\n")),
+    # --- R16 ---------------------------------------------------------------------------------------------------------
+    damage("R16 the whole session is written", f"{R16} overlap",
+           ("lifecycle.py", "        retain=delta.retain,\n        sets=delta.sets,\n",
+            "        retain=(),\n        sets={**session.stored_fields, **delta.sets},\n")),
+    damage("R16 a sum is written, not added", (f"{R16} overlap", f"{WEB}/test_stories.py counter"),
+           ("lifecycle.py", "        sets=delta.sets,\n        deletes=delta.deletes,\n        increments=delta.increments,\n",
+            "        sets={**delta.sets, **{name: str(session[name]) for name in delta.increments}},\n"
+            "        deletes=delta.deletes,\n        increments={},\n")),
+    damage("R16 nobody compares versions (Valkey)", f"{R16} require and valkey",
+           (UPDATE, "if ARGV[6] ~= '' and head[3] ~= ARGV[4] then", "if false then")),
+    damage("R16 nobody compares versions (memory)", f"{R16} require and memory",
+           ("record.py", "if changes.unchanged and record.version != changes.read_version:", "if False:")),
+    # --- R20 ---------------------------------------------------------------------------------------------------------
+    damage("R20 a number that is none is an error", f"{R20} reserved or all_fields",
+           (LAYOUT, '        except ValueError:\n            raise CorruptRecord(session_id, "a reserved field holds no number") from None\n', "        finally:\n            pass\n")),
+    damage("R20 numbers that Lua reads otherwise are accepted", f"{R20} reserved",
+           (LAYOUT, "if not (all_digits.isascii() and all_digits.isdigit()) or max(map(len, numbers)) > 15:", "if False:")),
+    damage("R20 Lua believes any number", f"{R20} random",
+           (UPDATE, "return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)", "return text and tonumber(text)")),
+    damage("R20 an owner may be any bytes", f"{R20} owner",
+           (LAYOUT, "if record.owner is not None and not _is_text(record.owner):", "if False:")),
+    damage("R20 a field's name may be any bytes", f"{R20} whose_name",
+           (LAYOUT, 'if not "".join(raw).isascii():', "if False:")),
+    damage("R20 a corrupt record is an error", f"{R20} all_fields",
+           ("manager.py", '            self._tell("record_corrupt", ticket.session_id, error.problem)\n            session.admit(None)\n            return\n', "            raise\n")),
+    damage("R20 a corrupt record is not told of", f"{R20} all_fields",
+           ("manager.py", '            self._tell("record_corrupt", ticket.session_id, error.problem)\n', "")),
+    damage("R20 a field that cannot be read is not told of", f"{R20} one_field",
+           ("manager.py", '            self._tell("field_unreadable", error.session_id, f"{error.field}: {error.problem}")', "            pass")),
+    damage("R20 values nested too deeply are an error", f"{R20} one_field",
+           ("codec.py", "except (TypeError, ArithmeticError, RecursionError) as error:", "except ArithmeticError as error:")),
+    damage("R20 a client that decodes chokes on bytes", f"{REDIS} OnRESP2 and corrupt",
+           ("stores/redis/pooled.py", "disable_decoding=True, ", "")),
+    # --- R21 ---------------------------------------------------------------------------------------------------------
+    damage("R21 a change after the response began is silently lost", f"{WEB}/test_streams.py",
+           ("asgi.py", "                    session.seal(_RESPONSE_STARTED)\n", "                    pass\n"),
+           ("asgi.py", "                raise _RESPONSE_STARTED.anew()\n", "                pass\n"),
+           ("asgi.py", "            if not session.sealed:\n                await session.commit()\n", "            if False:\n                pass\n")),
+    damage("R21 a value changed in place after the start is silently lost", f"{WEB}/test_streams.py in_place",
+           ("asgi.py", "                raise _RESPONSE_STARTED.anew()\n", "                pass\n")),
+    damage("R21 the same exception is raised again and again", f"{WEB}/test_streams.py memory",
+           ("errors.py", "        return TooLate(*self._facts)\n", "        return self\n")),
+    damage("R21 a socket is let in while the store is down", f"{WEB}/test_websockets.py denied",
+           ("asgi.py", "            if self._eager and not session.loaded:\n",
+            '            if scope["type"] == "http" and self._eager and not session.loaded:\n')),
+    # --- the security table ------------------------------------------------------------------------------------------
+    damage("fixation: an unknown id is adopted", f"{SECURITY} fixation",
+           ("session.py", "            self._fields = {}\n            self._ticket = None\n", "            self._fields = {}\n")),
+    damage("fixation: the secret is not checked", f"{SECURITY} fixation",
+           ("lifecycle.py", "    elif not record.accepts(ticket.secret_hash, record.read_at_ms):\n", "    elif False:\n")),
+    damage("CVE-2022-25896: login keeps the secret", f"{SECURITY} 25896",
+           ("lifecycle.py", "    renewed = ticket.renewed() if session._renew else ticket\n", "    renewed = ticket\n")),
+    damage("CVE-2023-29020: login keeps what was planted", f"{SECURITY} 29020",
+           ("session.py", "                self._keep_only(names)\n", "                pass\n")),
+    damage("CVE-2024-31999: no absolute timeout", f"{SECURITY} 31999",
+           ("record.py", "deadline_ms=None if new.absolute_ms is None else now_ms + new.absolute_ms,", "deadline_ms=None,"),
+           ("record.py", "        after.deadline_ms = now_ms + changes.absolute_ms\n", "        pass\n")),
+    damage("CVE-2015-5143: a look makes a record", f"{SECURITY} 5143",
+           ("lifecycle.py", "    if not delta.sets and session._owner is None:\n", "    if False:\n")),
+    damage("CVE-2019-16782: the secret is stored", f"{SECURITY} 16782",
+           ("ticket.py", 'hashlib.sha256(self._secret.encode("ascii")).hexdigest()', "self._secret")),
+    damage("CVE-2013-0263: secrets are compared by ==", f"{SECURITY} 0263",
+           ("ticket.py", 'return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode("utf-8", "surrogateescape"))', "return one == other")),
+    damage("CVE-2023-20866: a ticket shows its secret", f"{SECURITY} 20866",
+           ("ticket.py", 'return f"Ticket({self.session_id!r}, secret hidden)"', 'return f"Ticket({self.cookie_value!r})"')),
+    damage("CVE-2023-20866: events show the ticket", f"{SECURITY} 20866",
+           ("manager.py", 'self._tell("ticket_refused", ticket.session_id, refusal)', 'self._tell("ticket_refused", ticket.cookie_value, refusal)')),
+    damage("a password in a URL is shown", f"{SECURITY} password",
+           ("stores/opening.py", '    shown = f"{name}:***@" if colon else "***@" if at else ""\n', "    shown = user + at\n")),
+    damage("CVE-2021-33026: pickles are loaded", f"{SECURITY} 33026",
+           ("codec.py", "            value = _decode_json(text)\n",
+            "            import pickle\n            data = text.encode('utf-8', 'surrogateescape')\n"
+            "            value = pickle.loads(data) if data[:1] == b'\\x80' else _decode_json(text)\n")),
+    damage("CVE-2020-9484: a ticket's form is checked at its start only", f"{SECURITY} 9484",
+           ("ticket.py", "if _FORM.fullmatch(text) is None:", "if _FORM.match(text) is None:")),
+    damage("__Host-: white space of any kind is trimmed", f"{SECURITY} padded",
+           ("cookie.py", 'rb"(?:^|;)[ \\t]*"', 'rb"(?:^|;)\\s*"')),
+    damage("duplicate cookies: the first is taken", f"{SECURITY} duplicates",
+           ("lifecycle.py", "    if len(values) > 1:\n", "    if False:\n")),
+    damage("a cookie of spaces takes a minute", f"{SECURITY} any_length",
+           ("cookie.py", 'rb"=([^;]*)"', 'rb"=([^;]*?)[ \\t]*(?=;|$)"')),
+    damage("CVE-2025-12390: an id is used again after logout", f"{SECURITY} 12390",
+           ("session.py", "        self._ticket = self._record = self._pending = self._owner = None\n        self._fields",
+            "        self._record = self._pending = self._owner = None\n        self._fields"),
+           ("session.py", "            self._fields = {}\n            self._ticket = None\n", "            self._fields = {}\n")),
+    damage("CVE-2023-30861: no Vary", (f"{WEB}/test_headers.py", f"{WEB}/test_cache.py"),
+           ("cookie.py", '        headers.append((b"vary", b"Cookie"))\n', "        pass\n")),
+    damage("CVE-2026-27205: `in` is no look", f"{WEB}/test_headers.py look",
+           ("session.py", "    def __contains__(self, name: object) -> bool:\n        fields = self._look()\n",
+            "    def __contains__(self, name: object) -> bool:\n        fields = self._fields or {}\n")),
+    damage("CVE-2026-35192: a ticket may be cached", (f"{WEB}/test_headers.py", f"{WEB}/test_cache.py everybody"),
+           ("cookie.py", '            headers.append((b"cache-control", b"no-store"))\n', "            pass\n"),
+           ("cookie.py", "(*_TARGETED_CACHE_FIELDS, b\"cache-control\")", "_TARGETED_CACHE_FIELDS")),
+    damage("a first look after the start goes unmarked", f"{WEB}/test_streams.py first_look",
+           ("asgi.py", "                    session.guard_first_look(partial(_refuse_first_look, message))\n", "                    pass\n")),
+    # --- stories -----------------------------------------------------------------------------------------------------
+    damage("a renewal that another request made brings a dead ticket", f"{WEB}/test_stories.py renew_the_ticket",
+           ("lifecycle.py", "    if plan.update.renewal is not None:\n        return None", "    if False:\n        return None")),
+    damage("a store that was handed in empty is replaced", f"{WEB}/test_stories.py any_server",
+           ("stores/memory.py", "self._store = MemoryStore() if store is None else store", "self._store = store or MemoryStore()")),
+    damage("the lifespan closes nothing", f"{WEB}/test_starlette.py lifespan",
+           ("asgi.py", "                await self.manager.close()\n", "                pass\n")),
+    damage("every request writes", f"{WEB}/test_commands.py",
+           ("lifecycle.py", "    if now_ms - record.touched_ms >= settings.touch_ms:\n", "    if True:\n")),
+    damage("explicit loading loads anyway", f"{WEB}/test_commands.py",
+           ("asgi.py", 'self._eager = load == "eager"', "self._eager = True")),
+    damage("a malformed ticket reaches the store", f"{WEB}/test_commands.py malformed",
+           ("ticket.py", "if _FORM.fullmatch(text) is None:\n            return None", "if not text:\n            return None")),
+    damage("certificates are not checked", f"{REDIS} not_trusted",
+           ("stores/redis/address.py", "    keyfile = options.pop", "    context.check_hostname = False\n    context.verify_mode = ssl.CERT_NONE\n    keyfile = options.pop")),
+    damage("the index of owners is never repaired", f"{REDIS} repaired",
+           (STORE, "        if missing:\n", "        if False:\n")),
+    damage("an absolute timeout longer than the key's life", f"{REDIS} exactly_as_long",
+           (CREATE, "  expires = math.min(expires, deadline)\n", "  expires = deadline\n")),
+]  # fmt: skip
+
+
+class Misfit(Exception):
+    """A damage that no longer fits the code it is to be done to."""
+
+
+def broken_copy(folder: Path, edits: Iterable[tuple[str, str, str]]) -> None:
+    shutil.copytree(PACKAGE, folder / "coatcheck", ignore=shutil.ignore_patterns("__pycache__"))
+    for file, old, new in edits:
+        path = folder / "coatcheck" / file
+        text = path.read_text("utf-8")
+        if text.count(old) != 1:
+            raise Misfit(f"{file} has this {text.count(old)} times, not once: {old.strip().splitlines()[0]}")
+        path.write_text(text.replace(old, new), "utf-8")
+
+
+def run(folder: Path, tests: str) -> tuple[bool, list[str]]:
+    """Whether the tests pass with the package in `folder`, and which of them fail."""
+    file, _, expression = tests.partition(" ")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-x", file]
+    command += ["-o", "faulthandler_timeout=60", "-o", "faulthandler_exit_on_timeout=true"]
+    if expression:
+        command += ["-k", expression]
+    environment = os.environ | {"PYTHONPATH": str(folder), "COATCHECK_STORM": STORM, "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, [f"(no end within {SECONDS} s)"]
+    if done.returncode in (2, 4, 5):  # interrupted, wrong usage, no tests
+        raise Misfit(f"{tests}: {done.stdout.strip().splitlines()[-1:]}")
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return done.returncode == 0, failed or ["(the test process ended)"]
+
+
+def uses_the_copy(folder: Path) -> bool:
+    shown = subprocess.run(
+        [sys.executable, "-c", "import coatcheck; print(coatcheck.__file__)"],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return shown.stdout.startswith(str(folder))
+
+
+def see(one: Damage) -> tuple[bool, str]:
+    """Whether all of its tests notice the damage, and what is to be told."""
+    noticed, lines = True, []
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            broken_copy(Path(name), one.edits)
+            for tests in one.tests:
+                passed, failed = run(Path(name), tests)
+                noticed &= not passed
+                lines.append(f"    {'NOT NOTICED by ' + tests if passed else 'noticed by ' + failed[0]}")
+        except Misfit as misfit:
+            noticed = False
+            lines.append(f"    DOES NOT FIT: {misfit}")
+    return noticed, "\n".join([one.name, *lines])
+
+
+def main() -> int:
+    wanted = [one for one in DAMAGES if all(word.lower() in one.name.lower() for word in sys.argv[1:])]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        broken_copy(Path(name), ())
+        if not uses_the_copy(Path(name)):
+            print("the copy is not what Python imports: is the package installed in an unusual way?")
+            return 1
+        print("First the unbroken copy:", flush=True)
+        for tests in sorted({tests.partition(" ")[0] for one in wanted for tests in one.tests}):
+            passed, failed = run(Path(name), tests)
+            print(f"    {tests}: {'passes' if passed else 'FAILS: ' + ', '.join(failed)}", flush=True)
+            if not passed:
+                return 1
+    unnoticed = []
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
+        for one, (noticed, text) in zip(wanted, pool.map(see, wanted), strict=True):
+            print(text, flush=True)
+            if not noticed:
+                unnoticed.append(one.name)
+    print(
+        f"\n{len(wanted) - len(unnoticed)} of {len(wanted)} damages were noticed, in {time.monotonic() - began:.0f} s"
+    )
+    for missing in unnoticed:
+        print(f"NOT NOTICED: {missing}")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
