@@ -24,6 +24,19 @@ OPERATIONS_REMEMBERED = 8
 """How many commits a record remembers by id, so that a repeated one changes nothing."""
 
 
+def discreetly(self: Struct) -> str:
+    """A `repr` with the names of fields, but no value and no hash of a secret: logs are read by many."""
+    shown = []
+    for name in self.__struct_fields__:
+        value = getattr(self, name)
+        if name in ("secret_hash", "previous_hash", "proof", "replaces"):
+            value = value and "…"
+        elif isinstance(value, Mapping):
+            value = list(value)
+        shown.append(f"{name}={value!r}")
+    return f"{type(self).__name__}({', '.join(shown)})"
+
+
 class NewRecord(Struct, frozen=True, kw_only=True):
     """A session to be created.
 
@@ -44,6 +57,8 @@ class NewRecord(Struct, frozen=True, kw_only=True):
     absolute_ms: int | None
     owner: str | None
     operation: str
+
+    __repr__ = discreetly
 
 
 class Record(Struct, kw_only=True):
@@ -81,6 +96,8 @@ class Record(Struct, kw_only=True):
     operations: tuple[str, ...] = ()
     fields: dict[str, str] = field(default_factory=dict)
 
+    __repr__ = discreetly
+
     @property
     def expires_ms(self) -> int:
         """When the session ends unless it is touched."""
@@ -110,6 +127,8 @@ class Renewal(Struct, frozen=True, kw_only=True):
     secret_hash: str
     grace_ms: int = 0
     replaces: str | None = None
+
+    __repr__ = discreetly
 
 
 class Changes(Struct, frozen=True, kw_only=True):
@@ -151,6 +170,8 @@ class Changes(Struct, frozen=True, kw_only=True):
     renewal: Renewal | None = None
     owner: str | None = None
     absolute_ms: int | None = None
+
+    __repr__ = discreetly
 
     def again(self) -> Changes:
         """The same commit, to be sent once more after an answer that did not come."""

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
 from coatcheck.errors import NotACounter, NotLoaded, TooLate, UnreadableField, UnstorableValue
-from coatcheck.record import Record, entry_field, retained
+from coatcheck.record import Record, discreetly, entry_field, retained
 from coatcheck.ticket import Ticket
 
 
@@ -21,6 +21,8 @@ class Delta(Struct, frozen=True):
     sets: dict[str, str] = {}
     deletes: tuple[str, ...] = ()
     increments: dict[str, int] = {}
+
+    __repr__ = discreetly
 
     def __bool__(self) -> bool:
         return bool(self.sets or self.deletes or self.increments or self.retain is not None)
