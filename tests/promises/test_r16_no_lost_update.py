@@ -9,7 +9,7 @@ from pathlib import Path
 from coatcheck.testing import a_record
 from tests.servers.browser import Browser
 from tests.servers.fixtures import Opener, URLOpener
-from tests.servers.processes import Process, wait_until
+from tests.servers.processes import Process, eventually, wait_until
 from tests.servers.valkey import Valkey
 from tests.web.shop import shop
 
@@ -50,8 +50,8 @@ async def test_requests_that_overlap_keep_each_others_fields_entries_and_counts(
             for number, tab in enumerate(tabs)
             for path in paths
         ]
-        while sum(len(server.state.waiting) for server in servers) < len(requests):
-            await asyncio.sleep(0.001)
+        waiting = [server.state.waiting for server in servers]
+        await eventually(lambda: sum(map(len, waiting)) == len(requests), "all requests")
         for server in servers:
             server.state.gates["all"].set()
         answers = await asyncio.gather(*requests)
@@ -66,8 +66,7 @@ async def test_on_one_field_the_later_request_wins_whole(open_sessions: Opener) 
     async with Browser(app) as visitor:
         await visitor.post("/put?first=visit")
         slow = asyncio.create_task(visitor.post("/put?name=slow", headers={"x-gate": "slow"}))
-        while not app.state.waiting:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: app.state.waiting == ["slow"], "the slow request")
         await visitor.post("/put?name=quick")
         app.state.gates["slow"].set()
         await slow
@@ -82,8 +81,7 @@ async def test_of_many_that_require_it_unchanged_exactly_one_is_stored(open_sess
             asyncio.create_task(visitor.post(f"/careful?note={number}", headers={"x-gate": "all"}))
             for number in range(10)
         ]
-        while len(app.state.waiting) < 10:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(app.state.waiting) == 10, "all requests")
         app.state.gates["all"].set()
         answers = await asyncio.gather(*requests)
         stored = [number for number, answer in enumerate(answers) if answer.status_code == 200]

@@ -37,8 +37,9 @@ async def test_a_slow_request_on_another_server_revives_nothing(
         key = f"fleet:session:{slow.session_id}"
         gate = f"gate-{slow.session_id}"
         request = asyncio.create_task(slow.post(act, headers={"x-gate": gate}))
-        while gate not in (await gatekeeper.get("/waiting")).json():
-            assert not request.done()
+        async with asyncio.timeout(10):
+            while gate not in (await gatekeeper.get("/waiting")).json():
+                assert not request.done()
         assert (await quick.post("/logout")).status_code == 200
         assert valkey("EXISTS", key) == 0
 

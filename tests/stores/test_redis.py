@@ -353,6 +353,15 @@ def test_a_url_that_cannot_work_is_refused_with_the_options_name(url: str, named
         open_store_by_url(url.replace("redis", "valkey", 1))
 
 
+@pytest.mark.parametrize(
+    "address", ["redis://127.0.0.1:1", "redis://name.invalid", f"redis://{'a' * 80}", "unix:///nowhere/socket"]
+)
+async def test_a_server_that_cannot_be_reached_is_down(address: str, open_store: URLOpener) -> None:
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match=address.partition("?")[0]):
+            await open_store(f"{address}?timeout=5").read(a_record().session_id)
+
+
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
 async def test_databases_are_apart(own_valkey: Valkey, open_store: URLOpener, scheme: str) -> None:
     new = a_record()

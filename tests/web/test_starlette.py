@@ -24,6 +24,7 @@ from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.memory import AsyncMemoryStore
 from tests.servers.browser import Browser
 from tests.servers.fixtures import Opener
+from tests.servers.processes import eventually
 from tests.web.shop import shop
 
 
@@ -203,8 +204,7 @@ async def test_a_refusal_passes_through_middleware_in_between(open_sessions: Ope
         await visitor.post("/login?user=garimoo")
         tab.ticket = visitor.ticket
         slow = asyncio.create_task(visitor.post("/put?late=1", headers={"x-gate": "slow"}))
-        while "slow" not in app.state.waiting:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: "slow" in app.state.waiting, "the slow request")
         await tab.post("/logout")
         app.state.gates["slow"].set()
         assert (await slow).status_code == 409

@@ -22,6 +22,7 @@ from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from tests.servers.browser import Browser
 from tests.servers.fixtures import URLOpener
+from tests.servers.processes import eventually
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import DURABLE, Valkey
 from tests.servers.web import WebServer
@@ -89,8 +90,7 @@ async def test_a_store_frozen_during_the_request_refuses_the_commit(own_valkey: 
     async with Browser(app) as visitor:
         await visitor.post("/login?user=garimoo")
         slow = asyncio.create_task(visitor.post("/put?late=1", headers={"x-gate": "slow"}))
-        while "slow" not in app.state.waiting:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: "slow" in app.state.waiting, "the slow request")
         own_valkey.freeze()
         app.state.gates["slow"].set()
         response = await slow

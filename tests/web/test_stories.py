@@ -178,8 +178,7 @@ async def test_two_tabs_that_renew_the_ticket_at_once_leave_the_browser_a_good_o
             await visitor.post("/login?user=garimoo")
             await asyncio.sleep(0.02)
             tabs = [asyncio.create_task(visitor.get("/wait", headers={"x-gate": "tabs"})) for _ in range(4)]
-            while len(app.state.waiting) < 4:
-                await asyncio.sleep(0.001)
+            await eventually(lambda: len(app.state.waiting) == 4, "all tabs")
             app.state.gates["tabs"].set()
             answers = await asyncio.gather(*tabs)
             assert sum("set-cookie" in answer.headers for answer in answers) == 1

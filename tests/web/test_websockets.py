@@ -36,8 +36,9 @@ def chat(server: WebServer, ticket: str | None) -> connect:
 
 
 async def ask(socket: ClientConnection, question: str) -> str | bytes:
-    await socket.send(question)
-    return await socket.recv()
+    async with asyncio.timeout(10):
+        await socket.send(question)
+        return await socket.recv()
 
 
 async def test_a_socket_reads_and_commits(server: WebServer, visitor: Browser) -> None:
@@ -109,8 +110,9 @@ async def test_sockets_are_denied_while_the_store_is_down(own_valkey: Valkey) ->
                 assert response.headers["retry-after"] == "1"
                 assert "set-cookie" not in response.headers
             own_valkey.thaw()
-            while (await visitor.get("/page")).status_code == 503:
-                await asyncio.sleep(0.02)
+            async with asyncio.timeout(10):
+                while (await visitor.get("/page")).status_code == 503:
+                    await asyncio.sleep(0.02)
             async with chat(server, visitor.ticket) as socket:
                 assert await ask(socket, "get user") == '"garimoo"'
         assert "Traceback" not in server.log
