@@ -152,7 +152,7 @@ DAMAGES = [
            (LAYOUT, '        except ValueError:\n            raise CorruptRecord(session_id, "a reserved field holds no number") from None\n', "        finally:\n            pass\n")),
     damage("R20 numbers that Lua reads otherwise are accepted", f"{R20} reserved",
            (LAYOUT, "if not (all_digits.isascii() and all_digits.isdigit()) or max(map(len, numbers)) > 15:", "if False:")),
-    damage("R20 Lua believes any number", f"{R20} random",
+    damage("R20 Lua believes any number", f"{R20} before_it_has_begun",
            (UPDATE, "return text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)", "return text and tonumber(text)")),
     damage("R20 an owner may be any bytes", f"{R20} owner",
            (LAYOUT, "if record.owner is not None and not _is_text(record.owner):", "if False:")),

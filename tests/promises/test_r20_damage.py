@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from coatcheck.codec import JSONCodec
 from coatcheck.errors import Conflict, CorruptRecord, NotACounter, SessionGone
 from coatcheck.events import Event
-from coatcheck.record import Record
+from coatcheck.record import Record, Renewal
 from coatcheck.session import Session
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import a_commit, a_record
@@ -62,6 +63,28 @@ async def test_garbage_in_a_reserved_field_costs_one_login_at_most(
             assert (await visitor.post("/count")).status_code == 200
             assert (await visitor.post("/logout")).status_code == 200
             assert events == [] or {event.name for event in events} <= {"destroyed"}, events
+
+
+@pytest.mark.parametrize("field", ["@version", "@touched", "@idle", "@deadline"])
+async def test_a_commit_to_a_damaged_record_is_refused_before_it_has_begun(
+    open_store: URLOpener, valkey: Valkey, valkey_url: str, prefix: str, field: str
+) -> None:
+    """The damage is done after the request has read the session."""
+    store = open_store(valkey_url)
+    for garbage in (*GARBAGE, b"-nan", b"1e400", b"0x7fffffff", b"1.5", b"9" * 16):
+        new = a_record(absolute_ms=7_200_000, fields={"hits": "1"})
+        await store.create(new)
+        key = f"{prefix}session:{new.session_id}"
+        valkey("HSET", key, field, garbage)
+        before = valkey("HGETALL", key)
+        commit = a_commit(new, sets={"a": "1"}, increments={"hits": 1}, renewal=Renewal(secret_hash="f" * 64))
+        if garbage.isdigit() and len(garbage) <= 15:
+            with contextlib.suppress(SessionGone):
+                await store.update(new.session_id, commit)
+        else:
+            with pytest.raises(CorruptRecord):
+                await store.update(new.session_id, commit)
+            assert valkey("HGETALL", key) == before, "half of the commit was done"
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
