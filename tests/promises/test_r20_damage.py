@@ -126,7 +126,16 @@ async def test_another_kind_of_key_costs_one_login(
 
 
 @pytest.mark.parametrize(
-    "garbage", [*GARBAGE, b'{"@nosuch": 1}', b"[" * 10_000, b'{"@datetime": "soon"}', b'"\\ud800"']
+    "garbage",
+    [
+        *GARBAGE,
+        b'{"@nosuch": 1}',
+        b"[" * 10_000,
+        b'{"@datetime": "soon"}',
+        b'{"@set": [[]]}',
+        b'{"@decimal": "x"}',
+        b'"\\ud800"',
+    ],
 )
 async def test_garbage_in_one_field_leaves_the_others_readable(
     open_store: URLOpener, valkey: Valkey, valkey_url: str, prefix: str, garbage: bytes
