@@ -21,6 +21,7 @@ from coatcheck.errors import (
 )
 from coatcheck.events import Observer
 from coatcheck.manager import SessionManager
+from coatcheck.observers.logs import log
 from coatcheck.settings import Settings
 from coatcheck.stores.interface import AsyncStore
 
@@ -52,7 +53,7 @@ class SessionMiddleware:
             that `scope["session"]` is a plain mapping. `explicit` reads it when the handler calls
             `await session.load()`, and not at all when it does not.
         codec: how values are encoded; JSON by default.
-        observers: called with each `coatcheck.events.Event`.
+        observers: called with each `coatcheck.events.Event`; by default each is logged, see `coatcheck.observers.logs`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class SessionMiddleware:
         settings: Settings | None = None,
         load: Literal["eager", "explicit"] = "eager",
         codec: Codec | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Iterable[Observer] = (log,),
     ) -> None:
         if load not in ("eager", "explicit"):
             raise ConfigurationError("load", load, "unknown", "Use 'eager' or 'explicit'")

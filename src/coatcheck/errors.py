@@ -36,6 +36,16 @@ class UnstorableValue(CoatcheckError, TypeError):
         self.field = field
 
 
+class BadFieldName(CoatcheckError, ValueError):
+    """A name, or a map's key, that cannot name a field. Nothing has been written."""
+
+    def __init__(self, name: object) -> None:
+        super().__init__(
+            f"{name!a} cannot name a session field: a name, or a map's key, is a string of valid Unicode, and a name "
+            "is not empty and does not begin with '@'"
+        )
+
+
 class UnreadableField(CoatcheckError, KeyError):
     """One stored field that cannot be decoded. The session's other fields stay readable.
 

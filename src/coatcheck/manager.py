@@ -8,13 +8,23 @@ from time import monotonic
 
 from coatcheck.codec import Codec, JSONCodec
 from coatcheck.cookie import Cookie
-from coatcheck.errors import Conflict, CorruptRecord, ForeignReply, NotLoaded, SessionGone, StoreError
+from coatcheck.errors import (
+    ConfigurationError,
+    Conflict,
+    CorruptRecord,
+    ForeignReply,
+    NotLoaded,
+    SessionGone,
+    StoreError,
+)
 from coatcheck.events import Event, EventName, Observer
 from coatcheck.lifecycle import NOTHING, Plan, admit, plan, settle, ticket_of
+from coatcheck.observers.logs import log
 from coatcheck.record import Applied, Record
 from coatcheck.session import Session
 from coatcheck.settings import Settings
 from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore
+from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.opening import open_store
 from coatcheck.ticket import Ticket
 
@@ -59,11 +69,11 @@ class AsyncSession(Session):
         """Read the session again, dropping changes that were not committed.
 
         In a stream or a WebSocket that lives on, this shows what other requests did, and allows changes again, to be
-        stored with `commit()`.
+        stored with `commit()`. A session that has not been stored yet stays as it is.
 
         Raises:
             SessionGone: the session has ended: close the connection.
-            NotLoaded: there is no stored session yet.
+            NotLoaded: it has not been loaded in the first place.
             CorruptRecord, StoreUnavailable: as for `load` and `commit`.
         """
         await self.manager.reload(self)
@@ -76,7 +86,8 @@ class SessionManager:
         store: where sessions live: a URL, or a store. A store that this manager opened it also closes.
         settings: timeouts and cookie; the defaults are safe.
         codec: how values are encoded; JSON by default.
-        observers: called with each `Event`. An observer that raises is logged and passed over.
+        observers: called with each `Event`; by default `coatcheck.observers.logs.log`, which logs it. An observer that raises
+            is logged and passed over.
     """
 
     def __init__(
@@ -85,14 +96,40 @@ class SessionManager:
         settings: Settings | None = None,
         *,
         codec: Codec | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Iterable[Observer] = (log,),
     ) -> None:
         self.settings = settings or Settings()
-        self.codec: Codec = codec or JSONCodec()
+        self.codec: Codec = JSONCodec() if codec is None else codec
         self.cookie = Cookie(self.settings.cookie)
         self._owns_store = isinstance(store, str)
         self.store: AsyncStore = open_store(store) if isinstance(store, str) else store
         self._observers = tuple(observers)
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """A wrong part is refused at start, not at the first request."""
+        for verb in ("create", "read", "update", "delete", "close"):
+            method = getattr(self.store, verb, None)
+            if not callable(method):
+                raise ConfigurationError(
+                    "store", type(self.store).__qualname__, f"it is neither a URL nor a store: it has no {verb}()",
+                    "Give a URL such as 'redis://localhost:6379', or what open_store() returns",
+                )  # fmt: skip
+        if isinstance(self.store, MemoryStore):
+            raise ConfigurationError(
+                "store", type(self.store).__qualname__, "a synchronous store in an asynchronous application",
+                "Wrap it: AsyncMemoryStore(store)",
+            )  # fmt: skip
+        if not (callable(getattr(self.codec, "encode", None)) and callable(getattr(self.codec, "decode", None))):
+            raise ConfigurationError(
+                "codec", type(self.codec).__qualname__, "it has no encode() and decode()", "See coatcheck.codec.Codec"
+            )
+        for observer in self._observers:
+            if not callable(observer):
+                raise ConfigurationError(
+                    "observers", type(observer).__qualname__, "an observer is called with each event",
+                    "Give functions, such as coatcheck.observers.logs.log",
+                )  # fmt: skip
 
     def session_for(self, headers: Iterable[tuple[bytes, bytes]]) -> AsyncSession:
         """The session of a request with these headers, not yet loaded if the request shows a ticket."""
@@ -158,8 +195,10 @@ class SessionManager:
     async def reload(self, session: AsyncSession) -> None:
         """See `AsyncSession.reload`."""
         session_id, ticket = session.session_id, session.ticket
-        if session_id is None or ticket is None:
+        if not session.loaded:
             raise NotLoaded
+        if session_id is None or ticket is None:
+            return
         try:
             record = await self.store.read(session_id, timeout=self.settings.store_ms / 1000)
         except CorruptRecord as error:

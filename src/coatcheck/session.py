@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
-from coatcheck.errors import NotACounter, NotLoaded, TooLate, UnreadableField, UnstorableValue
+from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField
 from coatcheck.record import Record, discreetly, entry_field, retained
 from coatcheck.ticket import Ticket
 
@@ -165,7 +165,11 @@ class Session(MutableMapping[str, Any]):
         if type(by) is not int:
             raise TypeError(f"session field {name!r} is incremented by an int, not by {type(by).__qualname__}")
         pending = self._change_of(name)
-        value = self[name] if self._has(self._look(), name) else 0
+        try:
+            value = self[name] if self._has(self._look(), name) else 0
+        except UnreadableField:  # it counts as absent, so it counts from 0, and is healed
+            self[name] = by
+            return by
         if type(value) is not int:
             raise NotACounter(name, f"it holds a {type(value).__qualname__}")
         total = value + by
@@ -368,12 +372,12 @@ class Session(MutableMapping[str, Any]):
         """Where to note a change of this field; refused also if `name` cannot name one."""
         pending = self._change()
         if not isinstance(name, str) or not name or name[0] == "@":
-            raise UnstorableValue(str(name), name, "a field's name is a non-empty string that does not begin with '@'")
+            raise BadFieldName(name)
         if not name.isascii():
             try:
                 name.encode()
             except UnicodeEncodeError:
-                raise UnstorableValue(ascii(name), name, "a field's name must be valid Unicode") from None
+                raise BadFieldName(name) from None
         return pending
 
     def _names(self, fields: dict[str, str]) -> dict[str, None]:
@@ -502,5 +506,5 @@ class FieldMap(MutableMapping[str, Any]):
 
     def _field(self, key: str) -> str:
         if not isinstance(key, str):
-            raise UnstorableValue(self._name, key, "a map's keys are strings")
+            raise BadFieldName(key)
         return entry_field(self._name, key)

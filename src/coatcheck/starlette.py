@@ -10,6 +10,7 @@ from coatcheck.asgi import ASGIApp
 from coatcheck.codec import Codec
 from coatcheck.errors import ConfigurationError
 from coatcheck.events import Observer
+from coatcheck.observers.logs import log
 from coatcheck.settings import CookieSettings, SameSite, Seconds, Settings
 from coatcheck.stores.interface import AsyncStore
 
@@ -63,7 +64,7 @@ class SessionMiddleware(asgi.SessionMiddleware):
         settings: Settings | None = None,
         load: Literal["eager", "explicit"] = "eager",
         codec: Codec | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Iterable[Observer] = (log,),
     ) -> None:
         given = (session_cookie, max_age, path, same_site, https_only, domain, idle_timeout, absolute_timeout)
         if settings is None:

@@ -193,6 +193,7 @@ def test_every_error_says_what_happened_and_what_to_do() -> None:
     told = [
         errors.ConfigurationError("idle_timeout", -1, "out of range", "Use a positive number of seconds"),
         errors.UnstorableValue("cart", object(), "its type cannot be stored"),
+        errors.BadFieldName("@cart"),
         errors.UnreadableField("cart", "4vGkq0cWm2n8Zx1B", "unknown tag"),
         errors.NotACounter("cart"),
         errors.TooLate("change of a session", "the response has begun", "Change it earlier"),

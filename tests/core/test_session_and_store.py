@@ -73,7 +73,7 @@ class Handlers(RuleBasedStateMachine):
     @rule(name=names, value=values)
     def set(self, name: str, value: Any) -> None:
         self.shown[name] = copy.deepcopy(value)
-        self.session[name] = value
+        self.session[name] = copy.deepcopy(value)  # the next rule may be given the very same list
         self.touched.add(name)
         self.added.pop(name, None)
 

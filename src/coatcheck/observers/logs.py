@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic
 
 from coatcheck.events import Event, EventName
 
-_log = logging.getLogger("coatcheck")
+_logger = logging.getLogger("coatcheck")
 
 _LEVELS: dict[EventName, int] = {
     "created": logging.DEBUG,
@@ -20,7 +21,28 @@ _LEVELS: dict[EventName, int] = {
     "foreign_reply": logging.CRITICAL,
 }
 
+_EVERY = 1.0
+"""Seconds in which one kind of event is logged once, from WARNING up: a store that is down fails every request."""
+
+_last: dict[EventName, float] = {}
+_unsaid: dict[EventName, int] = {}
+
 
 def log(event: Event) -> None:
-    """An observer that logs each event: `SessionMiddleware(…, observers=[log])`."""
-    _log.log(_LEVELS[event.name], "session %s: %s %s", event.session_id or "-", event.name, event.detail)
+    """The observer that is there unless others are named: logs each event.
+
+    From WARNING up, what happens again within a second is counted, and the number logged with the next one.
+    """
+    level = _LEVELS[event.name]
+    if not _logger.isEnabledFor(level):
+        return
+    more = ""
+    if level >= logging.WARNING:
+        now = monotonic()
+        if now - _last.get(event.name, -_EVERY) < _EVERY:
+            _unsaid[event.name] = _unsaid.get(event.name, 0) + 1
+            return
+        _last[event.name] = now
+        missed = _unsaid.pop(event.name, 0)
+        more = f" (and {missed} more like it before)" if missed else ""
+    _logger.log(level, "session %s: %s %s%s", event.session_id or "-", event.name, event.detail, more)

@@ -61,7 +61,7 @@ def without_password(url: str) -> str:
     """The URL as it may be shown: a password becomes `***`, and the query, where another may stand, is left out."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return url if "@" not in url else "***"
+        return "***"  # no URL at all: it may be the secret that another library takes in this place
     place = re.split("[?#]", rest, maxsplit=1)[0]
     if "@" in rest and "@" not in place:
         return f"{scheme}://***"  # a password with a ? or # in it: where it begins and ends is not to be told

@@ -75,31 +75,38 @@ def parse(url: str) -> tuple[Address, dict[str, str]]:
     """
     try:
         parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        options = dict(pairs)
+        unclear = "@" in parts.path + parts.query or "#" in url or len(pairs) != len(options)
         tls_options = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
         database = {"db": options.pop("db")} if "db" in options else {}
         plain = urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme.lower()], query=urlencode(database)))
         found = parse_url(plain)
-        unclear = "@" in parts.path + parts.query + parts.fragment
-        no_number = parts.scheme.lower() != "unix" and not _NUMBER.fullmatch(parts.path)
-        if unclear or no_number or found.get("db", 0) < 0:
+        unclear = "@" in parts.path + parts.query or "#" in url or len(pairs) != len(dict(pairs))
+        if parts.scheme.lower() == "unix":
+            unclear = unclear or not parts.path
+        else:
+            unclear = unclear or not _NUMBER.fullmatch(parts.path) or "," in parts.netloc or found.get("port") == 0
+            unclear = unclear or (bool(database) and parts.path not in ("", "/"))
+        if unclear or found.get("db", 0) < 0:
             raise ValueError
     except ValueError:
         # Not the error's own words: they may quote a piece of the password, taken for the port or for an option.
         raise ConfigurationError(
-            "store", without_password(url), "host, port or number of the database cannot be made out",
-            "Use one such as 'redis://localhost:6379/0'; in a password write / ? # @ as %2F %3F %23 %40",
+            "store", without_password(url), "host, port, path, options or number of the database cannot be made out",
+            "Use one such as 'redis://localhost:6379/0' or 'unix:///run/valkey.sock?db=0'; "
+            "in a password write / ? # @ as %2F %3F %23 %40",
         ) from None  # fmt: skip
     secure = parts.scheme.lower() in ("rediss", "valkeys")
     if tls_options and not secure:
         raise ConfigurationError(
-            next(iter(tls_options)), "given", "the URL's scheme does not use TLS", "Use rediss:// or valkeys://"
+            "store", without_password(url), f"{next(iter(tls_options))} is for TLS", "Use rediss:// or valkeys://"
         )
     address = Address(
         host=found.get("host", "localhost"),
         port=found.get("port", 6379),
         path=found.get("path"),
-        tls=_tls(tls_options) if secure else None,
+        tls=_tls(tls_options, url) if secure else None,
         username=found.get("username"),
         password=found.get("password"),
         database=found.get("db", 0),
@@ -107,7 +114,7 @@ def parse(url: str) -> tuple[Address, dict[str, str]]:
     return address, options
 
 
-def _tls(options: dict[str, str]) -> ssl.SSLContext:
+def _tls(options: dict[str, str], url: str) -> ssl.SSLContext:
     context = _tried("ssl_ca_certs", options, lambda path: ssl.create_default_context(cafile=path))
     context = context or ssl.create_default_context()
     keyfile = options.pop("ssl_keyfile", None)
@@ -118,7 +125,9 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if options:
-        raise ConfigurationError(next(iter(options)), "given", "no option of a store URL", f"Known: {', '.join(_TLS)}")
+        raise ConfigurationError(
+            "store", without_password(url), f"unknown option {next(iter(options))!r}", f"Known: {', '.join(_TLS)}"
+        )
     return context
 
 

@@ -65,12 +65,8 @@ class RedisStore:
         most = _number("max_in_flight", options.pop("max_in_flight", "4096"), int)
         heartbeat = _number("heartbeat", options.pop("heartbeat", "10"), float)
         if options:
-            raise ConfigurationError(
-                next(iter(options)),
-                "given",
-                "no option of a store URL",
-                "Known: prefix, timeout, max_in_flight, heartbeat, db",
-            )
+            known = "Known: prefix, timeout, max_in_flight, heartbeat, db, and ssl_… for TLS"
+            raise ConfigurationError("store", without_password(url), f"unknown option {next(iter(options))!r}", known)
         return cls(Wires(address, timeout=timeout, most=most, heartbeat=heartbeat), layout)
 
     @classmethod

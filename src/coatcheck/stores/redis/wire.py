@@ -126,7 +126,7 @@ class Wire:
             problem = f"it does not let us in: {refusals[0]}" if refusals else ""
         except TimeoutError:
             problem = f"no connection within {self._timeout:g} s"
-        except (OSError, ValueError, ExchangeFailed) as error:  # an ssl.SSLError is the first, a bad host name the second
+        except (OSError, ValueError, ExchangeFailed) as error:  # ssl.SSLError and UnicodeError are among them
             problem = str(error)
         finally:
             self._connecting = None
