@@ -105,6 +105,21 @@ def test_a_run_too_short_to_decide_anything_is_refused_and_each_remedy_works() -
         assert remedy.plan.count / remedy.shoppers >= visits_needed(remedy.servers, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (Settings(shoppers=20, rate=150, seconds=1), "Use --seconds 3, or --rate 340."),
+        (Settings(shoppers=300, rate=1, seconds=3600), "Use --rate 2, or --shoppers 211."),
+        (Settings(shoppers=100_000, rate=20_000, seconds=1), "Use --seconds 85, or --shoppers 1176."),
+        (Settings(shoppers=100_000, rate=1, seconds=1), "No one option mends that: use fewer shoppers, and more"),
+    ],
+)
+def test_no_remedy_is_offered_that_was_given_or_is_out_of_range(settings: Settings, advice: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        settings.check()
+    assert advice in str(refused.value)
+
+
 @pytest.mark.parametrize("servers", range(2, 17))
 def test_any_number_of_servers_works_with_the_other_settings_left_alone(servers: int) -> None:
     """More servers take more visits per shopper to tell what is lost, so there are fewer shoppers."""

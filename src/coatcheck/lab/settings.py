@@ -82,10 +82,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.seconds:g}",
                 f"at --rate {self.rate:g}, each of {self.shoppers} shoppers comes {self.plan.count / self.shoppers:.1f} "
                 f"times, and with {self.servers} servers it takes {needed} visits to tell which sessions the kill took",
-                f"Use --seconds {math.ceil(needed * self.shoppers / self.rate)}, "
-                f"or --rate {math.ceil(needed * self.shoppers / self.seconds)}, "
-                f"or --shoppers {max(_LEAST_SHOPPERS, self.plan.count // needed)}",
+                self._ways_out(needed),
             )
+
+    def _ways_out(self, needed: int) -> str:
+        """Which single option, and with which value, makes `needed` visits per shopper out of too few."""
+        seconds = math.ceil(needed * self.shoppers / self.rate)
+        rate = math.ceil(needed * self.shoppers / self.seconds)
+        shoppers = self.plan.count // needed
+        ways = [f"--seconds {seconds}"] if seconds <= _MOST_SECONDS else []
+        ways += [f"--rate {rate}"] if rate <= _MOST_RATE else []
+        ways += [f"--shoppers {shoppers}"] if shoppers >= _LEAST_SHOPPERS else []
+        if not ways:
+            return "No one option mends that: use fewer shoppers, and more seconds or a higher rate"
+        return f"Use {', or '.join(ways)}"
 
 
 def enough_shoppers(most: int, *, rate: float, seconds: float, servers: int) -> int:
