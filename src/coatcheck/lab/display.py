@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from coatcheck.lab.architectures import Architecture
 from coatcheck.lab.messages import Progress
@@ -21,10 +22,10 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
-            SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("[bold]{task.description:<8}"),
-            BarColumn(24),
-            TimeElapsedColumn(),
+            SpinnerColumn(finished_text="[green]✓", table_column=Column(no_wrap=True)),
+            TextColumn("[bold]{task.description:<6}"),
+            BarColumn(24),  # the only one that shrinks where the line is too long
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[words]}"),
             console=console,
             refresh_per_second=8,
@@ -40,9 +41,13 @@ class LiveDisplay:
     ) -> None:
         self._bars.stop()
 
+    def picture(self) -> RenderableType:
+        """What is shown right now."""
+        return self._bars.get_renderable()
+
     def begin(self, architecture: Architecture, plan: Plan) -> None:
         """Add a line."""
-        self._task = self._bars.add_task(architecture.name, total=plan.seconds, words=f"starting: {architecture.title}")
+        self._task = self._bars.add_task(architecture.name, total=plan.seconds, words=architecture.title)
 
     def shopping(self, elapsed: float, progress: Progress, killed: str | None) -> None:
         """Move the bar."""
@@ -103,7 +108,7 @@ def words(progress: Progress, killed: str | None) -> str:
     """Running counts in words."""
     share = progress.wrong / progress.reads if progress.reads else 0.0
     end = f", {killed} killed" if killed else ""
-    return f"{progress.completed:,} requests, {share:.1%} wrong carts, {progress.errors:,} errors{end}"
+    return f"{progress.completed:,} requests, {share:.1%} wrong, {progress.errors:,} errors{end}"
 
 
 def summary(outcome: Outcome) -> str:
