@@ -29,8 +29,8 @@ class Lab:
 
     @property
     def run(self) -> Path:
-        """The folder of its run."""
-        return self.runs / "latest"
+        """The folder of its run, the only one there."""
+        return next((path for path in self.runs.glob("*Z") if path.is_dir()), self.runs / "not yet")
 
     def records(self) -> list[ProcessRecord]:
         """What it wrote about its processes so far."""

@@ -25,7 +25,7 @@ def test_the_comparison_shows_what_each_architecture_loses(tmp_path: Path, capsy
     lab = start_lab(tmp_path / "runs", *SMALL)
     said, progress = lab.end(60)
     assert lab.popen.returncode == 0, said + progress
-    for words in ("local", "sticky", "redis", "wrong carts", "sessions lost", "errors", "p99"):
+    for words in ("local", "sticky", "redis", "wrong carts", "lost", "errors", "p99"):
         assert words in said
     assert "does not hold" not in said
     assert "web-2 killed" in progress
@@ -124,8 +124,18 @@ def test_a_mistake_is_explained_and_nothing_is_started(
 
 
 def test_a_report_without_a_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["lab", "report", "--runs", str(tmp_path)]) == 3
-    assert "holds no run of the lab. Run `coatcheck lab`" in capsys.readouterr().err
+    assert main(["lab", "report", "--runs", str(tmp_path)]) == 2
+    assert "coatcheck lab: " in (said := capsys.readouterr().err)
+    assert "holds no finished run. Run `coatcheck lab`" in said
+
+
+def test_a_folder_that_no_run_can_be_kept_in_is_an_option_that_cannot_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["lab", "--runs", str(file)]) == 2
+    assert "no run can be kept there (Not a directory). Name a folder" in capsys.readouterr().err
 
 
 def test_a_report_on_a_damaged_history_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,8 +124,11 @@ def test_the_report_says_in_words_what_was_seen(tmp_path: Path) -> None:
 def test_the_table_fits_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
     lines = shown(a_run(tmp_path / "run", {name: perfect(name) for name in ARCHITECTURES}), width=80).splitlines()
     for name in ARCHITECTURES:
-        row = next(line for line in lines if line.startswith((f" {name} ", f"{name} ")))
-        assert "/" in row
+        row = next(line for line in lines if line.startswith(f"{name} "))
+        assert row.count("/") == 2, "it is not broken into two lines"
+    assert [line.split() for line in lines if "before kill" in line] == [
+        ["before", "kill", "overall", "lost", "errors", "ms", "ms", "server,", "†", "killed"]
+    ]
 
 
 def test_the_report_says_when_a_claim_does_not_hold(tmp_path: Path) -> None:
@@ -150,15 +153,23 @@ def test_figures_in_a_kept_result_are_not_believed(tmp_path: Path) -> None:
     assert results.recompute(tmp_path / "run").architectures == found.architectures
 
 
-def test_each_run_gets_a_folder_of_its_own_and_latest_points_to_the_last(tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_at_once_is_reported_on_without_a_table(tmp_path: Path) -> None:
+    found = results.collect(tmp_path, Settings(), results.this_machine({}), "2026-01-01T00:00:00+00:00", [])
+    assert "no architecture did, so there is no table" in shown(found)
+
+
+def test_each_run_gets_a_folder_of_its_own_and_latest_points_to_the_last_that_came_to_its_end(tmp_path: Path) -> None:
     folders = [results.new_folder(tmp_path / "runs") for _ in range(3)]
     assert len(set(folders)) == 3
+    assert not (tmp_path / "runs" / "latest").exists()
+    for folder in folders:
+        results.point_latest_at(folder)
     assert (tmp_path / "runs" / "latest").resolve() == folders[-1].resolve()
     assert (tmp_path / "runs" / "latest").readlink() == Path(folders[-1].name)
 
 
 def test_a_folder_called_latest_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
-    assert results.new_folder(tmp_path).is_dir()
+    results.point_latest_at(results.new_folder(tmp_path))
     assert not (tmp_path / "latest").is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from coatcheck.lab import settings as defaults
-from coatcheck.lab.errors import EXIT_CLAIM_NOT_SHOWN, EXIT_OK, LabError, UsageError
+from coatcheck.lab.errors import EXIT_CLAIM_NOT_SHOWN, EXIT_OK, EXIT_USAGE, Interrupted, LabError
 from coatcheck.lab.settings import Settings, chosen, enough_shoppers
 
 if TYPE_CHECKING:
@@ -39,15 +39,15 @@ Try:
   coatcheck lab --json > results.json       for programs
   coatcheck lab report                      the last run's table, from its history
 
-Everything is kept under runs/TIME, and runs/latest points to the last run. All
-servers listen on free ports of 127.0.0.1 only, and are stopped at the end, on
-Ctrl-C too.
+Everything is kept under runs/TIME, and runs/latest points to the last run that
+came to its end. All servers listen on free ports of 127.0.0.1 only, and are
+stopped at the end, on Ctrl-C too.
 
 The exit code says how it went:
 
     0  every claim was put to the test and held
     1  a claim did not hold, or the run was too small to decide
-    2  an option cannot work, or a part is missing; nothing was started
+    2  an option cannot work, a part is missing, or there is no such run
     3  the run failed; the message says where the logs are
   130  stopped with Ctrl-C (143: with SIGTERM); nothing is left behind
 """,
@@ -135,12 +135,13 @@ def report(
 
     Nothing is taken from the old table: every figure is computed again from
     the record of what each shopper saw. The exit code is that of the run: 0 if
-    every claim held, 1 if not, 3 if the history is damaged.
+    every claim held, 1 if not. It is 2 if there is no such run, 3 if its record
+    is damaged.
 
     Parameters
     ----------
     run
-        The run's folder. By default the last run.
+        The run's folder. By default the last run that came to its end.
     runs
         The folder in which runs are kept.
     json
@@ -187,7 +188,10 @@ def _show(results: Results, *, json: bool) -> int:
 
 def _explain(failure: LabError) -> int:
     console = Console(stderr=True, highlight=False)
-    label = "coatcheck lab: " if isinstance(failure, UsageError) else "The lab stopped: "
+    if isinstance(failure, Interrupted):
+        label = "The lab was stopped "
+    else:
+        label = "coatcheck lab: " if failure.exit_code == EXIT_USAGE else "The lab stopped: "
     console.print(Text(label, style="bold red") + Text(str(failure), style="not bold default"), soft_wrap=True)
     for note in getattr(failure, "__notes__", ()):
         console.print(Text(note), soft_wrap=True)

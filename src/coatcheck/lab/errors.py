@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 EXIT_OK = 0
@@ -44,6 +45,12 @@ class MissingPart(LabError):
     exit_code = EXIT_USAGE
 
 
+class NoRun(LabError):
+    """The folder named holds no run of the lab."""
+
+    exit_code = EXIT_USAGE
+
+
 class ProcessFailed(LabError):
     """A process of the lab did not start, or ended although nobody had asked it to.
 
@@ -65,13 +72,14 @@ class HistoryFault(LabError):
 
 
 class Interrupted(LabError):
-    """Somebody asked the lab to stop: Ctrl-C, or a signal from outside.
+    """Somebody asked the lab to stop: Ctrl-C, or a signal from outside. The message says how.
 
     Attributes:
         signal_number: which signal.
     """
 
-    def __init__(self, signal_number: int, signal_name: str) -> None:
-        super().__init__(f"stopped by {signal_name}")
+    def __init__(self, signal_number: int) -> None:
+        ctrl_c = signal_number == signal.SIGINT
+        super().__init__("with Ctrl-C" if ctrl_c else f"by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
         self.exit_code = EXIT_SIGNAL + signal_number

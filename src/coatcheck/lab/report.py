@@ -43,19 +43,20 @@ def show(results: Results, console: Console) -> None:
         )
     )
     if not results.complete:
-        console.print(Text("This run did not finish; the table shows what did.", style="yellow"))
+        there = "the table shows what did" if results.architectures else "no architecture did, so there is no table"
+        console.print(Text(f"This run did not finish; {there}.", style="yellow"))
     console.print(Text(f"Kept in {results.folder}: the history of every request, logs, results.json"), soft_wrap=True)
 
 
 def table(results: Results) -> Table:
-    """The one table."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """The one table. It fits 80 columns, for three servers."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     shown.add_column("", style="bold")
-    for heading in ("wrong carts\nbefore kill", "wrong carts\noverall", "sessions lost\nto the kill", "errors"):
+    for heading in ("wrong carts\nbefore kill", "wrong\noverall", "sessions\nlost", "errors"):
         shown.add_column(heading, justify="right")
     for heading in ("p50", "p99"):
         shown.add_column(f"{heading}\nms", justify="right")
-    shown.add_column("requests per server\nin order, † killed")
+    shown.add_column("requests per\nserver, † killed")
     for outcome in results.architectures:
         figures = outcome.figures
         sessions = figures.sessions
@@ -63,7 +64,7 @@ def table(results: Results) -> Table:
             outcome.architecture,
             f"{figures.before_kill.share:.1%}",
             f"{figures.in_all.share:.1%}",
-            f"{sessions.lost} of {sessions.lost + sessions.survived}, {sessions.share:.1%}",
+            f"{sessions.lost:,} of {sessions.lost + sessions.survived:,}",
             f"{figures.errors:,}",
             _milliseconds(figures.latency.p50),
             _milliseconds(figures.latency.p99),
@@ -105,7 +106,7 @@ def sentences(outcome: Outcome, servers: int) -> Iterator[str]:
 
 
 def _per_server(figures: Figures) -> str:
-    return " / ".join(
+    return "/".join(
         f"{count:,}{'†' if name == figures.killed else ''}" for name, count in figures.requests_by_server.items()
     )
 

@@ -13,7 +13,7 @@ import msgspec
 
 from coatcheck.lab import checker, history, verdicts
 from coatcheck.lab.architectures import ARCHITECTURES, Architecture
-from coatcheck.lab.errors import HistoryFault, LabError
+from coatcheck.lab.errors import HistoryFault, LabError, NoRun, UsageError
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.valkey import without_password
 
@@ -157,13 +157,14 @@ def recompute(folder: Path) -> Results:
     Only what was run, where and when is taken from `results.json`.
 
     Raises:
-        LabError: there is no run in `folder`, or it is of another version.
+        NoRun: there is no run in `folder`.
+        LabError: it is of another version.
         HistoryFault: a history is damaged.
     """
     try:
         kept = msgspec.json.decode((folder / FILE).read_bytes(), type=Results, dec_hook=_path_from_text)
     except OSError:
-        raise LabError(f"{folder} holds no run of the lab. Run `coatcheck lab`, or name the folder of a run.") from None
+        raise NoRun(f"{folder} holds no finished run. Run `coatcheck lab`, or name the folder of a run.") from None
     except msgspec.DecodeError as problem:
         raise LabError(
             f"{folder / FILE} cannot be read: {problem}. It may be of another version of coatcheck."
@@ -178,7 +179,7 @@ def recompute(folder: Path) -> Results:
 
 
 def new_folder(runs: Path) -> Path:
-    """Make the folder of a new run, named by the time (UTC), and point `latest` at it."""
+    """Make the folder of a new run, named by the time (UTC). Raises `UsageError` if that is not possible in `runs`."""
     name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     for attempt in range(1, 100):
         folder = runs / (name if attempt == 1 else f"{name}-{attempt}")
@@ -187,13 +188,14 @@ def new_folder(runs: Path) -> Path:
         except FileExistsError:
             continue  # another run began in the same second
         except OSError as problem:
-            raise LabError(f"{runs} cannot be used for runs: {problem.strerror}. Name another with --runs.") from None
-        _point_latest_at(folder)
+            reason = f"no run can be kept there ({problem.strerror})"
+            raise UsageError("--runs", runs, reason, "Name a folder that can be written to") from None
         return folder
     raise LabError(f"{runs} has too many runs named {name}")
 
 
-def _point_latest_at(folder: Path) -> None:
+def point_latest_at(folder: Path) -> None:
+    """Make `latest` a link to this run, which has come to its end."""
     link = folder.parent / LATEST
     scratch = folder.parent / f".{LATEST}-{os.getpid()}"
     try:

@@ -82,6 +82,7 @@ def run(settings: Settings, display: Display, stop: StopRequests) -> results.Res
         finished = ", ".join(one.architecture for one in outcomes) or "none"
         failure.add_note(f"Finished before that: {finished}. What was recorded is kept in {folder}")
         raise
+    results.point_latest_at(folder)
     return found
 
 

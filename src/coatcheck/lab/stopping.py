@@ -45,7 +45,7 @@ class StopRequests:
     def check(self) -> None:
         """Raise `Interrupted` if somebody has asked the lab to stop."""
         if self._requested is not None:
-            raise Interrupted(self._requested, signal.Signals(self._requested).name)
+            raise Interrupted(self._requested)
 
     def pause(self, seconds: float) -> None:
         """Wait, for at most `seconds`. Raises `Interrupted` within a few hundredths of a second of the request."""
