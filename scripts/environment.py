@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,17 @@ CONTAINS = {"lab": [], "dev": ["lab"]}  # what a set of requirements satisfies b
 
 
 def main() -> int:
+    for name in ("SIGTERM", "SIGHUP"):
+        if number := getattr(signal, name, None):  # Windows has no SIGHUP
+            signal.signal(number, signal.default_int_handler)
+    try:
+        return _prepare()
+    except KeyboardInterrupt:
+        print("Stopped; run it again to go on.", file=sys.stderr)
+        return 130
+
+
+def _prepare() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - an older one gets to read this
         return _fail(f"coatcheck needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}.")
     if len(sys.argv) != 2 or sys.argv[1] not in CONTAINS:
@@ -49,19 +63,42 @@ def main() -> int:
 
 
 def _install(name: str) -> None:
-    if UNFINISHED.exists() or not _runs("-m", "pip", "--version"):
+    if UNFINISHED.exists() or not _runs("-c", "pass"):
         # Half a package can look like a whole one to pip, so what was interrupted is not built upon.
-        _run(sys.executable, "-m", "venv", "--clear", VENV)
+        _run(sys.executable, "-m", "venv", "--clear", "--without-pip", VENV)
     UNFINISHED.touch()
-    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet", "install")
+    pip: list[str | Path] = [PYTHON, "-m", "pip"]
+    if not _runs("-m", "pip", "--version"):
+        if importlib.util.find_spec("ensurepip"):
+            _run(sys.executable, "-m", "venv", VENV)
+        else:  # Debian without python3-venv: its own pip does the work
+            pip = [sys.executable, "-m", "pip", "--python", PYTHON]
+    pip += ["--disable-pip-version-check", "--quiet", "install"]
     _run(*pip, "--require-hashes", "-r", ROOT / "requirements" / f"{name}.txt")
     _run(*pip, "--no-deps", "--no-build-isolation", "-e", ROOT)
 
 
 def _run(*command: str | Path) -> None:
+    """Run a command to its end; if this is interrupted, end it and all that it started, and clear up after it."""
     # A user's own settings must not send packages elsewhere.
     kept = {name: value for name, value in os.environ.items() if name not in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")}
-    subprocess.run([str(part) for part in command], check=True, stdin=subprocess.DEVNULL, env={**kept, "PIP_USER": "0"})
+    with tempfile.TemporaryDirectory(prefix="coatcheck-environment-") as scratch:
+        # A group of its own, because at Ctrl-C the terminal signals all of ours, and each would print a traceback.
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            env={**kept, "PIP_USER": "0", "TMPDIR": scratch},
+            process_group=0,
+        )
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+    if code:
+        raise subprocess.CalledProcessError(code, process.args)
 
 
 def _runs(*arguments: str) -> bool:
