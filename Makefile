@@ -1,4 +1,5 @@
-# Everything here needs Python 3.11 or newer, pip and make; nothing is installed outside this folder.
+# Everything here needs Python 3.11 or newer, pip and make; nothing is installed outside this folder. Of the home directory
+# only pip's cache is used.
 
 # The first Python that is new enough; or say which: make test PYTHON=/path/to/python
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -8,6 +9,8 @@ BIN := $(VENV)/bin
 
 # More options for the command behind a target: make lab ARGS="--seconds 10"
 ARGS ?=
+
+comma := ,
 
 # What a user's own settings must not change.
 unexport PYTHONPATH PYTHONHOME
@@ -24,7 +27,7 @@ help:  ## list these targets
 lab: env-lab  ## compare the ways of keeping sessions, on real servers, in under 4 minutes
 	@$(BIN)/coatcheck lab $(ARGS)
 
-test: env-dev  ## run all tests
+test: env-dev  ## run all tests, in about 4 minutes
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: env-dev  ## formatting, lint, types, import contracts, documentation links
@@ -51,5 +54,7 @@ clean:  ## remove the environment, caches and results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 env-lab env-dev: env-%:
-	@test -n "$(PYTHON)" || { echo "coatcheck needs Python 3.11 or newer; say where it is: make PYTHON=/path/to/python" >&2; exit 2; }
+	@{ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; } >/dev/null 2>&1 || { \
+		echo "coatcheck needs Python 3.11 or newer$(if $(PYTHON),$(comma) which $(PYTHON) is not)." >&2; \
+		echo "Say where it is: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python" >&2; exit 2; }
 	@VENV=$(VENV) $(PYTHON) scripts/environment.py $*
