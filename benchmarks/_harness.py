@@ -184,6 +184,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_chart(path: Path, title: str, unit: str, groups: Mapping[str, Mapping[str, Spread]]) -> None:
     """Horizontal bars: a panel per group, a bar per variant, the middle half of the rounds as a whisker."""
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "matplotlib"))  # not the home directory
     import matplotlib as mpl
 
     mpl.use("Agg")
