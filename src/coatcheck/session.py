@@ -165,18 +165,18 @@ class Session(MutableMapping[str, Any]):
         if type(by) is not int:
             raise TypeError(f"session field {name!r} is incremented by an int, not by {type(by).__qualname__}")
         pending = self._change_of(name)
+        heals = False
         try:
             value = self[name] if self._has(self._look(), name) else 0
         except UnreadableField:  # it counts as absent, so it counts from 0, and is healed
-            self[name] = by
-            return by
+            value, heals = 0, True
         if type(value) is not int:
             raise NotACounter(name, f"it holds a {type(value).__qualname__}")
         total = value + by
         added = pending.added.get(name, 0) + by
         if total not in COUNTER_RANGE or added not in COUNTER_RANGE:
             raise NotACounter(name, "the result would not fit into 64 bits")
-        if name in pending.written or name in pending.deleted or self._record is None:
+        if heals or name in pending.written or name in pending.deleted or self._record is None:
             self[name] = total
         else:
             pending.added[name] = added
