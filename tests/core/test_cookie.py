@@ -78,12 +78,11 @@ def test_a_request_without_the_cookie_has_none() -> None:
         "",
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
-def test_a_name_that_differs_by_one_byte_is_another_cookie(name: str, encoding: str) -> None:
+def test_a_name_that_differs_by_one_byte_is_another_cookie(name: str) -> None:
     """A sister domain may set a cookie of such a name; only the exact one is protected by `__Host-`."""
-    trick = name.encode(encoding, "replace")
-    assert find(trick + b"=" + OTHER) == []
-    assert find(trick + b"=" + OTHER + b"; " + NAME + b"=" + TICKET) == [TICKET]
+    for trick in {name.encode(), name.encode("latin-1", "replace")}:
+        assert find(trick + b"=" + OTHER) == []
+        assert find(trick + b"=" + OTHER + b"; " + NAME + b"=" + TICKET) == [TICKET]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from coatcheck.codec import JSONCodec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField, UnstorableValue
@@ -198,7 +199,7 @@ def test_a_field_deleted_and_set_again_is_set() -> None:
     session["x"].append(2)
     del session["x"]
     assert "x" not in session
-    assert session.delta().deletes == ("x",)
+    assert (session.delta().deletes, session.delta().sets) == (("x",), {})
     session["x"] = []
     delta = session.delta()
     assert (delta.sets, delta.deletes) == ({"x": "[]"}, ())
@@ -391,6 +392,13 @@ def test_a_damaged_counter_counts_from_zero_again() -> None:
     assert [error.field for error in session.take_unreadable()] == ["cart[x]"]
 
 
+def test_a_damaged_counter_stays_within_64_bits_too() -> None:
+    session = loaded({"n": "bad"})
+    with pytest.raises(NotACounter, match="'n'"):
+        session.increment("n", 2**63)
+    assert not session.delta()
+
+
 def test_an_unreadable_field_can_be_deleted_and_is_reported_once() -> None:
     session = loaded({"cart": "{", "cart[x]": "{"})
     assert session.take_unreadable() == []
@@ -417,10 +425,15 @@ def test_a_login_drops_what_was_planted_before_it() -> None:
     """CVE-2023-29020."""
     session = loaded({"is_admin": "true", "cart[x]": "1", "hits": "1", "log": "[]"})
     session["log"].append("changed in place, but stored before the login")
+    assert session["is_admin"]
+    del session["cart[x]"]
     session.increment("hits")
     session["lang"] = "de"
     session.renew(owner="user-7")
     assert dict(session) == {"lang": "de"}
+    for name in ("is_admin", "cart[x]", "hits", "log"):
+        assert name not in session
+        assert session.get(name) is None, "not even what was looked at before"
     delta = session.delta()
     assert (delta.retain, delta.sets, delta.deletes, delta.increments) == ((), {"lang": '"de"'}, (), {})
     assert session.owner == "user-7"
@@ -509,6 +522,26 @@ def test_destroying_a_new_session_is_nothing() -> None:
     session.destroy()
     session.destroy()
     assert dict(session) == {}
+
+
+# --- going on after a commit -----------------------------------------------------------------------------------------
+
+
+def test_after_a_commit_changes_count_from_there() -> None:
+    session = loaded({"cart": "[1]", "gone": "1"})
+    session["cart"].append(2)
+    new = session["new"] = [1]
+    del session["gone"]
+    record = session._record
+    assert record is not None
+    delta = session.delta()
+    session.settle(structs.replace(record, fields={"cart": "[1,2]", "new": "[1]"}), delta)
+    assert not session.delta()
+    new.append(2)
+    session["cart"].append(3)
+    assert session.delta().sets == {"cart": "[1,2,3]", "new": "[1,2]"}
+    assert session.delta().deletes == ()
+    assert "gone" not in session
 
 
 # --- what a handler can learn ----------------------------------------------------------------------------------------

@@ -1,18 +1,25 @@
 """For authors of stores: one suite that holds any store against the contract of `coatcheck.stores.interface`.
 
-Subclass `AsyncStoreContract` or `SyncStoreContract` in a test file of yours, say how to open the store, and pytest runs
-every story of the contract against it, and then thousands of random histories (`StoreMachine`):
+Subclass `AsyncStoreContract` or `SyncStoreContract` in a test file of yours and say how to open the store. pytest then runs
+every story of the contract against it, and random histories of sessions against a plain model (`StoreMachine`).
 
-    from coatcheck.testing import AsyncStoreContract
+    >>> from coatcheck.stores.memory import AsyncMemoryStore
+    >>> from coatcheck.testing import AsyncStoreContract
+    >>> class TestMyStore(AsyncStoreContract):
+    ...     def open_store(self):
+    ...         return AsyncMemoryStore()
+    >>> TestMyStore().test_logout_is_final()  # as pytest runs it, and all the others
 
-    class TestMyStore(AsyncStoreContract):
-        def open_store(self):
-            return MyStore("https://store.example/")
+It needs the extra `coatcheck[testing]` (pytest and hypothesis), and no plugin: each story runs on an event loop of its own.
+A store whose clock can be moved is tested without waiting; see `StoreContract.advance`. How many random histories there
+are, and how long, is up to hypothesis's settings profile.
 
-It needs the extra `coatcheck[testing]` (pytest and hypothesis), and no plugin: the stories of asynchronous stores run on
-event loops of their own. A store whose clock can be moved is tested without waiting; see `StoreContract.advance`.
+`a_record` and `a_commit` make valid arguments for further tests of your own:
 
-`a_record` and `a_commit` make valid arguments for further tests of your own.
+    >>> from coatcheck.testing import a_commit, a_record
+    >>> new = a_record(fields={"hits": "2"})
+    >>> a_commit(new, increments={"hits": 1}).proof == new.secret_hash
+    True
 """
 
 import pytest
