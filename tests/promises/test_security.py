@@ -344,10 +344,13 @@ async def test_cve_2023_20866_no_secret_in_any_log_traceback_or_repr(
             proxy.judge = lambda command: "cut after"
             await act("/look")
             await act("/count")
+            proxy.judge = lambda command: "pass"
+            await visitor.get_when_up("/page")
             proxy.judge = lambda command: b":1\r\n" if command.number % 2 else b"$-1\r\n"
             await act("/page")
             await act("/look")
             proxy.judge = lambda command: "pass"
+            await visitor.get_when_up("/page")
             valkey("HSET", f"{prefix}session:{visitor.session_id}", "user", b"\xff", "@version", "x")
             await act("/look")
             await act("/login?user=third")

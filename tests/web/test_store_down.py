@@ -37,14 +37,6 @@ def refused(response: httpx.Response) -> bool:
     return True
 
 
-async def back(visitor: Browser) -> None:
-    """Wait until the store is found to be up again: it is asked about once a second."""
-    end = time.monotonic() + 10
-    while (await visitor.get("/page")).status_code == 503:
-        assert time.monotonic() < end, "the web server does not notice that its store is back"
-        await asyncio.sleep(0.02)
-
-
 async def test_a_killed_store_logs_nobody_out() -> None:
     with Valkey(*DURABLE) as valkey:
         events: list[Event] = []
@@ -61,7 +53,7 @@ async def test_a_killed_store_logs_nobody_out() -> None:
                 assert newcomer.ticket is None
                 assert (await nobody.get("/page")).status_code == 200, "who shows no ticket needs no store"
                 valkey.start()
-                await back(visitor)
+                await visitor.get_when_up("/page")
                 assert visitor.ticket == ticket
                 assert (await visitor.get("/page")).json() == {"user": "garimoo"}
                 assert (await newcomer.post("/login?user=new")).status_code == 200
@@ -81,7 +73,7 @@ async def test_a_frozen_store_costs_at_most_its_timeout(own_valkey: Valkey, open
         assert time.monotonic() - began < 0.3 + 2.0
         assert all(refused(answer) for answer in answers)
         own_valkey.thaw()
-        await back(visitor)
+        await visitor.get_when_up("/page")
         assert (await visitor.get("/page")).json() == {"user": "garimoo"}
 
 
@@ -97,7 +89,7 @@ async def test_a_store_frozen_during_the_request_refuses_the_commit(own_valkey: 
         assert refused(response)
         assert "not known whether" in response.text, "it was sent, and may yet be applied"
         own_valkey.thaw()
-        await back(visitor)
+        await visitor.get_when_up("/page")
         assert (await visitor.get("/page")).json()["user"] == "garimoo"
 
 
