@@ -13,6 +13,7 @@ from coatcheck.errors import (
     ConfigurationError,
     Conflict,
     CorruptRecord,
+    ForeignReply,
     OutcomeUnknown,
     SessionGone,
     StoreError,
@@ -85,9 +86,8 @@ class SessionMiddleware:
         async def send_with_session(message: Message) -> None:
             nonlocal started, replaced
             if replaced:
-                if message.get("more_body"):
-                    raise _ResponseReplaced  # or an endless stream would go on for nobody
-                return
+                # An endless stream must not go on for nobody, nor background tasks run for what was refused.
+                raise _ResponseReplaced
             if message["type"] == start:
                 try:
                     await manager.commit(session)
@@ -172,7 +172,7 @@ class _ResponseReplaced(OSError):
 
 async def _answer(error: CoatcheckError, scope: Scope, send: Send) -> None:
     """The response in place of the application's: why nothing was stored, in words for a user. No cookie is touched."""
-    if isinstance(error, OutcomeUnknown):
+    if isinstance(error, (OutcomeUnknown, ForeignReply)):
         status, text = 503, "It is not known whether your last change was saved. Please look before you repeat it."
     elif isinstance(error, StoreError):
         status, text = 503, "Sessions are not available at the moment. Please try again shortly."

@@ -83,4 +83,9 @@ def _words(headers: Iterable[tuple[bytes, bytes]], field: bytes) -> set[bytes]:
 
 
 _BY_COOKIE = frozenset({b"cookie", b"*"})
-_TARGETED_CACHE_FIELDS = (b"cdn-cache-control", b"surrogate-control")
+_TARGETED_CACHE_FIELDS = (
+    b"cdn-cache-control",
+    b"cloudflare-cdn-cache-control",
+    b"surrogate-control",
+    b"x-accel-expires",
+)

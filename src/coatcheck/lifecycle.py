@@ -6,7 +6,7 @@ The managers, sync and async, do what stands in brackets and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -19,9 +19,6 @@ from coatcheck.settings import Settings
 from coatcheck.ticket import Ticket, new_operation_id, same_hash
 
 CookieAction: TypeAlias = Literal["write", "erase"] | None
-
-_DELIVERY_MS = 5_000
-"""A browser that still shows the previous ticket this long after a renewal has never received the new one."""
 
 
 def ticket_of(headers: Iterable[tuple[bytes, bytes]], cookie: Cookie) -> tuple[Ticket | None, str]:
@@ -55,9 +52,11 @@ class Plan(Struct):
         delete: id of a session that the handler destroyed.
         create: a new session.
         update: changes to the session that was read.
+        shown: the session's ticket when this was planned.
+        delta: the changes to fields.
+        take_back: makes the session count as changed again, if the store refuses; set by `begin`.
         essential: whether the request fails if the update does; a mere touch is not worth failing for.
         ticket: what the browser is to hold afterwards.
-        delta: the changes to fields, for the session to settle on.
     """
 
     delete: str | None = None
@@ -65,7 +64,14 @@ class Plan(Struct):
     update: Changes | None = None
     essential: bool = True
     ticket: Ticket | None = None
+    shown: Ticket | None = None
     delta: Delta = NO_DELTA
+    take_back: Callable[[], None] | None = None
+
+    def refused(self) -> None:
+        """The store did nothing of it."""
+        if self.take_back is not None:
+            self.take_back()
 
 
 NOTHING = Plan()
@@ -87,14 +93,12 @@ def plan(session: Session, settings: Settings) -> Plan:
         delta = session.delta()
         if delta or session._renew:
             return _plan_update(session, record, ticket, delta, settings)
-    else:
-        delta = NO_DELTA
     renewed, renewal = _periodic_renewal(session, record, ticket, settings)
     if renewal is not None or record.read_at_ms - record.touched_ms >= settings.touch_ms:
         touch = Changes(
             proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record), renewal=renewal
         )
-        return Plan(update=touch, essential=False, ticket=renewed, delta=delta)
+        return Plan(update=touch, essential=False, ticket=renewed, shown=ticket)
     return NOTHING
 
 
@@ -102,7 +106,7 @@ def _plan_without_record(session: Session, settings: Settings) -> Plan:
     """An anonymous request that stores nothing makes no record: no crowd of visitors can fill the store."""
     delta = session.delta()
     if not delta.sets and session._owner is None:
-        return Plan(delete=session._ended)
+        return Plan(delete=session._ended) if session._ended else NOTHING
     ticket = session.ticket = session.ticket or Ticket.new()
     new = NewRecord(
         session_id=ticket.session_id,
@@ -113,7 +117,7 @@ def _plan_without_record(session: Session, settings: Settings) -> Plan:
         owner=session._owner,
         operation=new_operation_id(),
     )
-    return Plan(delete=session._ended, create=new, ticket=ticket, delta=delta)
+    return Plan(delete=session._ended, create=new, ticket=ticket, shown=ticket, delta=delta)
 
 
 def _plan_update(session: Session, record: Record, ticket: Ticket, delta: Delta, settings: Settings) -> Plan:
@@ -136,7 +140,7 @@ def _plan_update(session: Session, record: Record, ticket: Ticket, delta: Delta,
         owner=session._owner or _indexed_owner(record),
         absolute_ms=None if session._owner is None else settings.absolute_ms,
     )
-    return Plan(update=changes, ticket=renewed, delta=delta)
+    return Plan(update=changes, ticket=renewed, shown=ticket, delta=delta)
 
 
 def _indexed_owner(record: Record) -> str | None:
@@ -151,9 +155,8 @@ def _periodic_renewal(
     if settings.renew_ms is None or session._undeliverable is not None:
         return ticket, None
     age_ms = record.read_at_ms - record.renewed_ms
-    # Shown the previous ticket a while after the renewal, the answer with the new one was lost on the way.
-    due_ms = settings.renew_ms if same_hash(ticket.secret_hash, record.secret_hash) else _DELIVERY_MS
-    if age_ms < due_ms:
+    # Whoever shows the previous ticket gets no new one for it: it may have been stolen before it was replaced.
+    if age_ms < settings.renew_ms or not same_hash(ticket.secret_hash, record.secret_hash):
         return ticket, None
     renewed = ticket.renewed()
     return renewed, Renewal(
@@ -161,43 +164,44 @@ def _periodic_renewal(
     )
 
 
+def begin(session: Session, plan: Plan) -> None:
+    """The store sets to work: the session counts the changes as done, and what is changed from now on comes on top."""
+    if plan.essential and plan is not NOTHING:
+        plan.take_back = session.advance(plan.delta)
+
+
 def settle(session: Session, plan: Plan, applied: Applied | None, settings: Settings) -> CookieAction:
     """Note what the store did, and decide about the cookie. `applied` is `None` if nothing was created or updated."""
-    ended, session._ended = session._ended, None
+    if plan.take_back is None:
+        begin(session, plan)
     if applied is None:
-        return "erase" if ended else None
-    delta = plan.delta
+        return "erase" if plan.delete else None
+    if session.ticket is not plan.shown:  # the handler destroyed the session while the store was at work
+        if plan.create is not None:
+            session.end_also(plan.create.session_id)
+        return None
     if plan.create is not None:
-        session.settle(created(plan.create, applied.touched_ms), delta)
+        session.settle(created(plan.create, applied.touched_ms), applied)
         return "write"
-    assert plan.update is not None
     before = session._record
+    assert plan.update is not None
     assert before is not None
-    session.settle(_as_updated(session, before, plan.update, delta, applied), delta)
+    session.settle(_as_updated(before, plan.update, applied), applied)
     if applied.renewed:
         session.ticket = plan.ticket
         return "write"
-    if plan.update.renewal is not None:
-        return None  # a request beside this one renewed the ticket first: its answer carries the new one
+    if plan.update.renewal is not None or applied.by_previous:
+        return None  # a request beside this one renewed the ticket: its answer carries the new one
     # A cookie with an age of its own is counted anew by sending it again, but no more often than a touch is due: each
     # time it may overtake, on its way to the browser, a new ticket from a login beside this request.
     again = settings.cookie.max_age is not None and applied.touched_ms - before.touched_ms >= settings.touch_ms
     return "write" if again else None
 
 
-def _as_updated(session: Session, record: Record, changes: Changes, delta: Delta, applied: Applied) -> Record:
-    """The record as this request knows it now: what others changed meanwhile shows at the next read."""
-    fields = session.stored_fields
-    if delta is not NO_DELTA:
-        fields = fields | delta.sets
-        for name in delta.deletes:
-            fields.pop(name, None)
-        for name, total in applied.counters.items():
-            fields[name] = str(total)
+def _as_updated(record: Record, changes: Changes, applied: Applied) -> Record:
+    """What this request knows of the record now, its fields aside: what others changed shows at the next read."""
     now_ms = applied.touched_ms
-    after = replace(
-        record, version=applied.version, touched_ms=now_ms, read_at_ms=now_ms, idle_ms=changes.idle_ms, fields=fields
-    )
+    after = replace(record, version=applied.version, touched_ms=now_ms, read_at_ms=now_ms, idle_ms=changes.idle_ms)
     if changes.owner is not None:
         after.owner = changes.owner
     if changes.absolute_ms is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from time import monotonic
@@ -13,12 +14,14 @@ from coatcheck.errors import (
     Conflict,
     CorruptRecord,
     ForeignReply,
+    NotACounter,
     NotLoaded,
+    OutcomeUnknown,
     SessionGone,
     StoreError,
 )
 from coatcheck.events import Event, EventName, Observer
-from coatcheck.lifecycle import NOTHING, Plan, admit, plan, settle, ticket_of
+from coatcheck.lifecycle import NOTHING, Plan, admit, begin, plan, settle, ticket_of
 from coatcheck.observers.logs import log
 from coatcheck.record import Applied, Record
 from coatcheck.session import Session
@@ -30,16 +33,20 @@ from coatcheck.ticket import Ticket
 
 _log = logging.getLogger("coatcheck")
 
+LEAST_TIME = 0.05
+"""Seconds that are left for each step at least: the time that a busy event loop took must not count as the store's."""
+
 
 class AsyncSession(Session):
     """A `Session` that can go to the store and back in the middle of a request."""
 
-    __slots__ = ("manager", "set_cookie", "time_left")
+    __slots__ = ("committing", "manager", "set_cookie", "time_left")
 
     def __init__(self, manager: SessionManager, ticket: Ticket | None) -> None:
         super().__init__(manager.codec, ticket)
         self.manager = manager
         self.set_cookie: str | None = None  # what the response must carry after a commit, if anything
+        self.committing: asyncio.Future[None] | None = None  # done when the commit that is under way is
         self.time_left = manager.settings.store_ms / 1000  # seconds that this request may still spend on its store
 
     async def load(self) -> None:
@@ -53,8 +60,8 @@ class AsyncSession(Session):
     async def commit(self) -> None:
         """Store this request's changes now rather than at its end; afterwards counters are exact.
 
-        For event streams, WebSockets, and handlers that want to catch a refusal themselves. In a connection that lives
-        on, `reload()` gives the store's work a new `store_timeout`.
+        For event streams, WebSockets, and handlers that want to catch a refusal themselves. It has a `store_timeout` of its
+        own. After a refusal the changes are still there, to be committed again; after `OutcomeUnknown` they are not.
 
         Raises:
             SessionGone: the session ended meanwhile. Nothing was saved.
@@ -63,6 +70,7 @@ class AsyncSession(Session):
             StoreUnavailable: the store is down, or full; nothing was saved.
             OutcomeUnknown: the store's answer was lost; the changes may or may not have been saved.
         """
+        self.time_left = self.manager.settings.store_ms / 1000
         await self.manager.commit(self)
 
     async def reload(self) -> None:
@@ -152,41 +160,54 @@ class SessionManager:
             return
         except StoreError as error:
             raise self._told(error, ticket.session_id) from None
-        session.time_left -= monotonic() - began
+        session.time_left = max(LEAST_TIME, session.time_left - (monotonic() - began))
         refusal = admit(session, ticket, record)
         if refusal:
             self._tell("ticket_refused", ticket.session_id, refusal)
 
     async def commit(self, session: AsyncSession) -> None:
         """See `AsyncSession.commit`."""
+        while session.committing is not None:  # another task of this request is at it
+            await asyncio.wait([session.committing])
         todo = plan(session, self.settings)
         if session.unreadable_fields:
             self._tell_of_unreadable_fields(session)
         if todo is NOTHING:
             return
+        begin(session, todo)
         session_id = session.session_id
+        done = session.committing = asyncio.get_running_loop().create_future()
+        began = monotonic()
         try:
             applied = await self._carry_out(todo, session_id, session.time_left)
-        except (SessionGone, Conflict) as refusal:
+        except (SessionGone, Conflict, NotACounter) as refusal:
             self._tell("commit_refused", session_id, type(refusal).__name__)
-            if todo.essential:
-                raise
-            return  # a mere touch came too late; that is no concern of this request's
+            if not todo.essential:
+                return  # a mere touch came too late; that is no concern of this request's
+            todo.refused()
+            raise
         except CorruptRecord as error:
             self._tell("record_corrupt", session_id, error.problem)
+            todo.refused()
             raise
         except StoreError as error:
-            if todo.essential:
-                raise self._told(error, session_id) from None
+            if not isinstance(error, (OutcomeUnknown, ForeignReply)):  # what may have been done is not to be done again
+                todo.refused()
             self._told(error, session_id)
+            if todo.essential:
+                raise
             return
+        finally:
+            session.committing = None
+            session.time_left = max(LEAST_TIME, session.time_left - (monotonic() - began))
+            done.set_result(None)
         action = settle(session, todo, applied, self.settings)
         if action == "write" and todo.ticket is not None:
             session.set_cookie = self.cookie.write(todo.ticket.cookie_value)
         elif action == "erase":
             session.set_cookie = self.cookie.erase()
         if todo.create is not None:
-            self._tell("created", session.session_id)
+            self._tell("created", todo.create.session_id)
         elif applied is not None and applied.renewed:
             self._tell("renewed", session_id)
         if todo.delete is not None:

@@ -187,12 +187,15 @@ class Applied(Struct, frozen=True):
         counters: the new values of the incremented fields. When a commit is repeated: their present values, without
             those that have become something else meanwhile.
         renewed: whether the renewal that it asked for took place.
+        by_previous: whether it was made with the previous secret, in its grace: the browser has, or is about to get, a
+            newer ticket than the one that it showed.
     """
 
     version: int
     touched_ms: int
     counters: Mapping[str, int] = field(default_factory=dict)
     renewed: bool = False
+    by_previous: bool = False
 
 
 Outcome: TypeAlias = Applied | Literal["unknown"]
@@ -272,7 +275,8 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
         after.renewed_ms = now_ms
         after.previous_hash = changes.proof if renewal.grace_ms else None
         after.previous_until_ms = now_ms + renewal.grace_ms if renewal.grace_ms else 0
-    return after, Applied(after.version, after.touched_ms, counters, renewed)
+    by_previous = not renewed and not same_hash(changes.proof, record.secret_hash)
+    return after, Applied(after.version, after.touched_ms, counters, renewed, by_previous)
 
 
 def retained(fields: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:

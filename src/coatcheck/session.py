@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField
-from coatcheck.record import Record, discreetly, entry_field, retained
+from coatcheck.record import Applied, Record, discreetly, entry_field, retained
 from coatcheck.ticket import Ticket
 
 
@@ -42,6 +42,28 @@ class _Pending:
         self.deleted: set[str] = set()
         self.added: dict[str, int] = {}
         self.retain: tuple[str, ...] | None = None
+
+    def then(self, later: _Pending) -> _Pending:
+        """Both, one after the other."""
+        both = _Pending()
+        if later.retain is None:
+            both.written = {name: it for name, it in self.written.items() if name not in later.deleted} | later.written
+            both.texts = {name: it for name, it in self.texts.items() if name not in later.deleted} | later.texts
+            both.deleted = (self.deleted - later.written.keys()) | later.deleted
+            both.added = {
+                name: by for name, by in self.added.items() if name not in both.written | dict.fromkeys(both.deleted)
+            }
+            both.retain = self.retain
+        else:  # everything was cleared in between
+            both.written, both.texts, both.deleted = later.written, later.texts, later.deleted
+            both.retain = later.retain if self.retain is None else tuple(set(later.retain) & set(self.retain))
+        for name, by in later.added.items():
+            if name in both.written:
+                both.written[name] += by
+                both.texts[name] = str(both.written[name])
+            else:
+                both.added[name] = both.added.get(name, 0) + by
+        return both
 
     def drop(self, name: str) -> None:
         self.written.pop(name, None)
@@ -284,7 +306,7 @@ class Session(MutableMapping[str, Any]):
                 text = self._codec.encode(self._session_id_to_be(), name, value)
                 if text != self.stored_fields[name] and text != self._as_we_write_it(name):
                     sets[name] = text
-        return Delta(pending.retain, sets, tuple(pending.deleted), pending.added)
+        return Delta(pending.retain, sets, tuple(pending.deleted), pending.added.copy())
 
     @property
     def stored_fields(self) -> dict[str, str]:
@@ -302,16 +324,52 @@ class Session(MutableMapping[str, Any]):
         else:
             self._fields = record.fields
 
-    def settle(self, record: Record, delta: Delta) -> None:
-        """Take note that the store has `record`, `delta` included: from here on, changes count from there."""
-        self._record = record
-        self._fields = record.fields
-        if delta:
-            known = self._seen if self._pending is None else self._seen | self._pending.written
-            self._seen = {name: known[name] for name in record.fields if name in known and name not in delta.increments}
-            self._watched = {name: it for name, it in self._seen.items() if type(it) not in IMMUTABLE} or None
-        self._pending = self._owner = None
+    def advance(self, delta: Delta) -> Callable[[], None]:
+        """Count `delta` as done, while the store is still at work on it: what is changed from now on comes on top.
+
+        Returns:
+            what takes that back, if the store refuses: then all is to be done as if it had never been tried.
+        """
+        before = (self._fields, self._seen, self._watched, self._pending, self._renew, self._unchanged, self._owner)
+        ended, ticket = self._ended, self.ticket
+        fields = self.stored_fields | delta.sets
+        for name in delta.deletes:
+            fields.pop(name, None)
+        for name in delta.increments:
+            fields[name] = str(self[name])
+        known = self._seen if self._pending is None else self._seen | self._pending.written
+        self._fields = fields
+        self._seen = {name: known[name] for name in fields if name in known and name not in delta.increments}
+        self._watched = {name: it for name, it in self._seen.items() if type(it) not in IMMUTABLE} or None
+        self._pending = self._owner = self._ended = None
         self._renew = self._unchanged = False
+
+        def take_back() -> None:
+            self._ended = ended or self._ended
+            if self.ticket is not ticket:
+                return  # destroyed meanwhile: there is nothing left to go back to
+            later, renew, owner = self._pending, self._renew, self._owner
+            self._fields, self._seen, self._watched, self._pending, self._renew, self._unchanged, self._owner = before
+            self._renew = self._renew or renew
+            self._owner = owner or self._owner
+            if later is not None:
+                self._pending = later if self._pending is None else self._pending.then(later)
+
+        return take_back
+
+    def settle(self, record: Record, applied: Applied) -> None:
+        """Take note that the store has `record`, after `advance`; counters are exact from here on."""
+        fields = self.stored_fields
+        for name, total in applied.counters.items():
+            if name in fields:
+                fields[name] = str(total)
+                self._seen.pop(name, None)
+        record.fields = fields
+        self._record = record
+
+    def end_also(self, session_id: str) -> None:
+        """A record that has come into being for a session which was destroyed meanwhile: the next commit deletes it."""
+        self._ended = session_id
 
     def seal(self, reason: TooLate | None) -> None:
         """From now on every change raises `reason`; with `None` changes are allowed again."""
@@ -491,6 +549,11 @@ class FieldMap(MutableMapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and entry_field(self._name, key) in self._session
+
+    def clear(self) -> None:
+        """Remove all entries that this request sees."""
+        for key in list(self):
+            del self[key]
 
     def increment(self, key: str, by: int = 1) -> int:
         """Add `by` to an entry, exactly; see `Session.increment`."""

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from coatcheck.errors import TooLate, UnstorableValue
-from coatcheck.lifecycle import NOTHING, Plan, admit, plan, settle, ticket_of
+from coatcheck.lifecycle import NOTHING, Plan, admit, begin, plan, settle, ticket_of
 from coatcheck.record import Applied, Changes, NewRecord, Record
 from coatcheck.session import Session
 from coatcheck.settings import CookieSettings, Settings
@@ -309,20 +309,82 @@ def test_of_two_requests_that_renew_at_once_the_second_keeps_its_ticket_and_writ
         assert session.ticket is ticket
 
 
-def test_a_new_ticket_that_got_lost_on_the_way_is_followed_by_another() -> None:
-    """A browser that shows the previous ticket a while after the renewal has never received the new one."""
+def test_whoever_shows_the_previous_ticket_gets_no_new_one_for_it() -> None:
+    """It may have been stolen before it was replaced: it lasts for its grace, and buys nothing."""
     ticket = a_ticket()
-    lost = ticket.renewed()
+    present = ticket.renewed()
     record = stored(
-        lost, renewed_ms=NOW - 5 * SECOND, previous_hash=ticket.secret_hash, previous_until_ms=NOW + 55 * SECOND
+        present, renewed_ms=NOW - 30 * SECOND, previous_hash=ticket.secret_hash, previous_until_ms=NOW + 30 * SECOND
     )
-    changes = update(plan(request(ticket, record), PERIODIC))
-    assert changes.renewal is not None
-    assert (changes.renewal.replaces, changes.proof) == (lost.secret_hash, ticket.secret_hash)
+    assert plan(request(ticket, record), PERIODIC) is NOTHING
+    assert plan(request(present, record), PERIODIC) is NOTHING
+    old = structs.replace(record, renewed_ms=NOW - HOUR, previous_until_ms=NOW + 1)
+    assert plan(request(ticket, old), PERIODIC) is NOTHING
+    assert update(plan(request(present, old), PERIODIC)).renewal is not None
 
-    just_now = structs.replace(record, renewed_ms=NOW - 5 * SECOND + 1)
-    assert plan(request(ticket, just_now), PERIODIC) is NOTHING, "its answer may still be on the way"
-    assert plan(request(lost, record), PERIODIC) is NOTHING, "who has the new one is content"
+
+def test_a_commit_with_the_previous_ticket_does_not_send_it_again() -> None:
+    """It would overtake the new one on its way to the browser."""
+    ticket = a_ticket()
+    session = request(ticket, stored(ticket, touched_ms=NOW - HOUR))
+    session["a"] = 1
+    rolling = Settings(cookie=CookieSettings(max_age=1000))
+    todo = plan(session, rolling)
+    assert settle(session, todo, Applied(8, NOW, by_previous=True), rolling) is None
+    session["a"] = 2
+    again = plan(session, rolling)
+    assert settle(session, again, Applied(9, NOW + HOUR), rolling) == "write"
+
+
+def test_what_is_changed_while_the_store_is_at_work_comes_on_top() -> None:
+    ticket = a_ticket()
+    session = request(ticket, stored(ticket, fields={"hits": "1", "gone": "1"}))
+    session.increment("hits")
+    session["a"] = 1
+    first = plan(session, Settings())
+    begin(session, first)
+    assert update(first).increments == {"hits": 1}
+    session.increment("hits")
+    session["b"] = 2
+    del session["gone"]
+    assert (session["hits"], dict(session)) == (3, {"hits": 3, "a": 1, "b": 2})
+    settle(session, first, Applied(8, NOW, {"hits": 12}), Settings())
+    assert session["hits"] == 13, "ten came from elsewhere"
+    second = update(plan(session, Settings()))
+    assert (second.sets, second.deletes, second.increments) == ({"b": "2"}, ("gone",), {"hits": 1})
+
+
+def test_what_the_store_refused_is_still_to_be_done() -> None:
+    ticket = a_ticket()
+    session = request(ticket, stored(ticket, fields={"hits": "1", "old": "1"}))
+    session.increment("hits", 2)
+    session["a"] = 1
+    session.renew()
+    todo = plan(session, Settings())
+    begin(session, todo)
+    session["a"] = 2
+    session.increment("hits")
+    del session["old"]
+    todo.refused()
+    again = update(plan(session, Settings()))
+    assert (again.sets, again.deletes, again.increments) == ({"a": "2"}, ("old",), {"hits": 3})
+    assert again.renewal is not None
+
+
+@pytest.mark.parametrize("stored_already", [True, False])
+def test_destroying_while_the_store_is_at_work_is_final(stored_already: bool) -> None:
+    ticket = a_ticket()
+    session = request(ticket, stored(ticket)) if stored_already else Session(CODEC)
+    session["a"] = 1
+    todo = plan(session, Settings())
+    begin(session, todo)
+    session.destroy()
+    assert settle(session, todo, Applied(8, NOW), Settings()) is None
+    assert session.is_new
+    last = plan(session, Settings())
+    assert todo.ticket is not None
+    assert last.delete == todo.ticket.session_id
+    assert settle(session, last, None, Settings()) == "erase"
 
 
 def test_where_no_cookie_can_go_out_any_more_nothing_is_renewed() -> None:

@@ -83,9 +83,9 @@ class Secrets:
         self.ticket = Ticket.new()
         self.after = self.ticket.renewed()
         self.record = stored(
-            self.after,
+            self.ticket,
             {"card": '"four thousand"', "broken": "four thousand", "n": "40015"},
-            previous_hash=self.ticket.secret_hash,
+            previous_hash=self.after.secret_hash,
             previous_until_ms=NOW + HOUR,
             touched_ms=NOW - HOUR,
         )
@@ -234,5 +234,5 @@ def test_an_event_has_room_for_an_id_and_a_few_words_only() -> None:
 def test_answers_may_be_shown() -> None:
     assert (
         repr(Applied(2, NOW, {"hits": 3}))
-        == f"Applied(version=2, touched_ms={NOW}, counters={{'hits': 3}}, renewed=False)"
+        == f"Applied(version=2, touched_ms={NOW}, counters={{'hits': 3}}, renewed=False, by_previous=False)"
     )

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coatcheck import open_store as open_store_by_url
-from coatcheck.errors import CoatcheckError, ConfigurationError, StoreUnavailable
+from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import AsyncStoreContract, a_record
 from coatcheck.ticket import Ticket
@@ -298,9 +298,8 @@ async def test_an_index_that_is_no_index_is_no_disaster(
     valkey("SET", f"{prefix}owner:garimoo", "nonsense")
     async with Browser(shop(open_store(valkey_url))) as visitor:
         answer = await visitor.post("/login?user=garimoo")
-        assert answer.status_code in (200, 409, 503), "no traceback"
-        with pytest.raises(CoatcheckError):
-            await open_store(valkey_url).sessions_of("garimoo")
+        assert answer.status_code == 200, "a damaged index locks nobody out"
+        assert len(await open_store(valkey_url).sessions_of("garimoo")) == 1
 
 
 # --- scripts, restarts ---------------------------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ class Connection(asyncio.Protocol):
         self._future = loop.create_future
         self._timeout = timeout
         self._heartbeat = heartbeat
+        self._often = min(timeout / 16, 1 / 16)  # seconds between looks at the clock while anybody waits
+        self._tick_due = 0.0
+        self._overslept = False
         self._on_room = on_room
         self._on_lost = on_lost
         self._conversation = Conversation(on_push)
@@ -54,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._heard_at = monotonic()
         self._ticking = False
         self._timer: asyncio.TimerHandle | None = None
+        self.served = False  # whether it has answered anything after the greeting
         self.lost = ""  # why, once it is
 
     # --- sending -----------------------------------------------------------------------------------------------------
@@ -72,7 +76,7 @@ class Connection(asyncio.Protocol):
             self._flush_due = True
             self._loop.call_soon(self._flush)
         if not self._ticking:
-            self._tick(self._timeout / 16)
+            self._tick(self._often, often=True)
         return waiter
 
     def _flush(self) -> None:
@@ -116,13 +120,17 @@ class Connection(asyncio.Protocol):
         self._heard_at = monotonic()
         try:
             self._conversation.hear(data)
-        except OrderLost as error:
+        except (
+            OrderLost,
+            TypeError,
+            ValueError,
+        ) as error:  # the latter two of hiredis, for what cannot be a dict's key
             self.drop(str(error))
         else:
             self._on_room()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.drop(f"the connection broke ({error})" if error else "the server closed the connection")
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.drop(f"the connection broke ({exc})" if exc else "the server closed the connection")
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -133,19 +141,27 @@ class Connection(asyncio.Protocol):
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    def _tick(self, seconds: float) -> None:
+    def _tick(self, seconds: float, *, often: bool) -> None:
         """Look at the clock again in so many seconds: often while there is traffic, else when a heartbeat is due.
 
         One timer for all requests: a timer for each would cost more than the request.
         """
-        self._ticking = seconds < self._heartbeat
+        self._ticking = often
         if self._timer is not None:
             self._timer.cancel()
+        self._tick_due = monotonic() + seconds
         self._timer = self._loop.call_later(seconds, self._look_at_the_clock)
 
     def _look_at_the_clock(self) -> None:
         now = monotonic()
-        often = self._timeout / 16
+        overslept = now - self._tick_due > self._often
+        if overslept and not self._overslept:
+            # The event loop was busy with something else: what was to be sent may just have gone out, and answers may lie
+            # unread. Let them come first; nobody is told that the server was slow while it was we who did not listen.
+            self._overslept = True
+            self._tick(self._often, often=True)
+            return
+        self._overslept = False
         if self.line:
             for request in self.line:
                 if request.deadline <= now:
@@ -154,17 +170,17 @@ class Connection(asyncio.Protocol):
             if self._heard_at < first.sent_at <= now - self._timeout:
                 self.drop(f"no sign of life for {now - first.sent_at:.2g} s", silent=True)
             else:
-                self._tick(often)
+                self._tick(self._often, often=True)
             return
         silence = now - self._heard_at
-        if silence < 2 * often:
-            self._tick(often)
+        if silence < 2 * self._often:
+            self._tick(self._often, often=True)
         elif silence < self._heartbeat:
-            self._tick(self._heartbeat - silence)
+            self._tick(self._heartbeat - silence, often=False)
         else:
             sign = self.send(pack([("PING",)]), 1, now, now + self._timeout)
             sign.add_done_callback(lambda sign: sign.cancelled() or sign.exception())
-            self._tick(often)
+            self._tick(self._often, often=True)
 
 
 def _fail(request: Request, error: ExchangeFailed) -> None:

@@ -31,7 +31,7 @@ class Gate:
         self._opens_at = now + pause * random.uniform(0.5, 1.0)  # noqa: S311
 
     def worked(self) -> None:
-        """The server let us in."""
+        """The server answered a request."""
         self._failures = 0
         self._opens_at = 0.0
 

@@ -35,7 +35,7 @@ class Script:
     """A Lua script, called by the SHA-1 of its text."""
 
     def __init__(self, name: str) -> None:
-        self.text = files(__package__).joinpath(name).read_text("utf-8")
+        self.text = files("coatcheck.stores.redis").joinpath(name).read_text("utf-8")
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def command(self, key: str, *arguments: str | int) -> Command:
@@ -180,7 +180,7 @@ class Layout:
             for name, text in zip(changes.increments, rest[3:], strict=True):
                 with suppress(NotACounter):  # only where this commit was repeated: see `coatcheck.record.apply`
                     sums[name] = counter(name, text)
-            return Applied(int(rest[0]), int(rest[1]), sums, renewed=rest[2] == "1")
+            return Applied(int(rest[0]), int(rest[1]), sums, rest[2] == "renewed", rest[2] == "previous")
         if word == "gone":
             raise SessionGone(session_id)
         if word == "conflict":

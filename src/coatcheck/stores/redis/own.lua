@@ -5,6 +5,8 @@
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end -- what else stands here is no index
 local ends = now + ARGV[2]
 local left = redis.call('PTTL', KEYS[1])
 redis.call('ZADD', KEYS[1], string.format('%.0f', ends), ARGV[1])

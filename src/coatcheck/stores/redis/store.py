@@ -85,7 +85,7 @@ class RedisStore:
             commands.insert(0, self._layout.own(new.owner, new.session_id, new.absolute_ms or new.idle_ms))
 
         def answer(replies: list[Any]) -> Applied:
-            return self._layout.created(new, self._good(new.session_id, replies)[-1])
+            return self._layout.created(new, self._outcome(new.session_id, replies))
 
         return await self._run(new.session_id, commands, answer, timeout, again=lambda: commands)
 
@@ -104,7 +104,7 @@ class RedisStore:
             return [*own, self._layout.update(session_id, changes.again())]
 
         def answer(replies: list[Any]) -> Applied:
-            return self._layout.updated(session_id, changes, self._good(session_id, replies)[-1])
+            return self._layout.updated(session_id, changes, self._outcome(session_id, replies))
 
         return await self._run(session_id, commands, answer, timeout, again=again)
 
@@ -193,7 +193,7 @@ class RedisStore:
         sent = isinstance(trouble, ExchangeFailed) and trouble.sent
         try:
             if isinstance(trouble, _ScriptUnknown):  # a restarted server has forgotten the scripts
-                commands = [with_script_text(command) for command in commands]
+                commands = [with_script_text(command) for command in (commands if again is None else again())]
             elif not (trouble.worth_repeating and self._budget.spend()):
                 raise trouble
             elif again is not None:
@@ -207,6 +207,13 @@ class RedisStore:
             if again is not None and (sent or failed.sent):
                 raise OutcomeUnknown(self._layout.store, session_id, str(failed)) from failed
             raise StoreUnavailable(self._layout.store, str(failed)) from failed
+
+    def _outcome(self, session_id: str, replies: list[Any]) -> Any:
+        """The reply to a commit, which is the last. What becomes of the index before it must not pass for its fate."""
+        for reply in replies:
+            if type(reply) is ErrorReply and reply.code == "NOSCRIPT":
+                raise _ScriptUnknown
+        return self._good(session_id, replies[-1:])[0]
 
     def _good(self, session_id: str, replies: list[Any]) -> list[Any]:
         """The replies, if none of them is an error."""

@@ -5,7 +5,7 @@
 --          7 idle ms, 8 absolute ms or '', 9 owner or '', 10 new secret hash or '', 11 grace ms, 12 replaces or '',
 --          13 number of names to retain, or -1 to keep all; 14 of sets; 15 of deletes; 16 of increments;
 --          then names…, field, value…, names…, name, addend…
--- Gives    {'ok', session id, operation, version, touched, renewed '1' or '', sum, …}, or a word and id, operation
+-- Gives    {'ok', session id, operation, version, touched, 'renewed' or 'previous' or '', sum, …}, or a word and id, operation
 
 local key, id, operation, proof = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local function refuse(word, ...) return {word, id, operation, ...} end
@@ -34,7 +34,7 @@ local increments_end = increments_at + 2 * increment_count - 1
 
 local operations = head[8] or ''
 if operation ~= '' and string.find(' ' .. operations .. ' ', ' ' .. operation .. ' ', 1, true) then
-  local reply = {'ok', id, operation, head[3], head[4], ARGV[10] ~= '' and ARGV[10] == head[2] and '1' or ''}
+  local reply = {'ok', id, operation, head[3], head[4], ARGV[10] ~= '' and ARGV[10] == head[2] and 'renewed' or ''}
   for at = increments_at, increments_end, 2 do
     reply[#reply + 1] = redis.call('HGET', key, ARGV[at]) or '0'
   end
@@ -116,4 +116,7 @@ for first = sets_at, deletes_at - 1, 1000 do
 end
 touched = math.max(now, touched)
 redis.call('PEXPIREAT', key, digits(math.min(touched + ARGV[7], deadline or math.huge)))
-return {'ok', id, operation, digits(version), digits(touched), renewed and '1' or '', unpack(sums)}
+local how = renewed and 'renewed' or proof ~= head[2] and 'previous' or ''
+local reply = {'ok', id, operation, digits(version), digits(touched), how}
+for _, sum in ipairs(sums) do reply[#reply + 1] = sum end
+return reply

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -47,8 +47,9 @@ class Wire:
         self._loop = asyncio.get_running_loop()
         self._gate = Gate()
         self._connection: Connection | None = None  # one that stands and has been let in
-        self._connecting: asyncio.Task[str] | None = None
-        self._turns: deque[asyncio.Future[None]] = deque()
+        self._connecting: asyncio.Task[None] | None = None
+        self._turns: dict[asyncio.Future[None], None] = {}  # whoever waits, in order
+        self._closed = False
 
     async def exchange(
         self, commands: list[Command], read: Callable[[list[Any]], T], *, timeout: float | None = None
@@ -57,9 +58,15 @@ class Wire:
         packed = pack(commands)
         now = monotonic()
         deadline = now + (self._timeout if timeout is None else timeout)
+        if deadline <= now:
+            raise ExchangeFailed("no time is left", sent=False, slow=True)
         connection = self._connection
         if connection is None or self._turns or len(connection.line) >= self._most:
             connection = await self._turn(deadline)
+            now = monotonic()
+            if deadline <= now:
+                self._wake()  # for somebody else
+                raise ExchangeFailed("no time is left", sent=False, slow=True)
         replies = await connection.send(packed, len(commands), now, deadline)
         try:
             return read(replies)
@@ -68,51 +75,57 @@ class Wire:
             raise
 
     async def close(self) -> None:
-        """Break off the connection. Another exchange would make a new one."""
+        """Break off the connection; whoever waits is told. It cannot be used any more."""
+        self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         if self._connection is not None:
             self._connection.drop("the store was closed")
+        self._fail_turns("the store was closed")
 
     # --- waiting for a connection, and for room on it ----------------------------------------------------------------
 
     async def _turn(self, deadline: float) -> Connection:
-        waited = False
+        """Wait until there is a connection with room on it, first come first served."""
         while True:
-            connection = self._connection
-            if connection is None:
-                await self._connected(deadline)
-            elif len(connection.line) < self._most and (waited or not self._turns):
-                return connection
-            else:
-                await self._room(deadline)
-                waited = True
+            if self._closed:
+                raise ExchangeFailed("the store was closed", sent=False)
+            if self._connection is None and self._connecting is None:
+                closed_for = self._gate.closed_for(monotonic())
+                if closed_for:
+                    raise ExchangeFailed(f"it is down, and is tried again in {closed_for:.2f} s", sent=False)
+                self._connecting = self._loop.create_task(self._connect(), name=f"coatcheck connects to {self.address}")
+            if len(self._turns) >= _WAITING_ROOM:
+                raise ExchangeFailed(f"{len(self._turns)} requests wait for it already", sent=False)
+            turn: asyncio.Future[None] = self._loop.create_future()
+            self._turns[turn] = None
+            try:
+                done, _ = await asyncio.wait([turn], timeout=max(0.0, deadline - monotonic()))
+            except asyncio.CancelledError:
+                if turn in self._turns:
+                    del self._turns[turn]
+                else:  # it was ours already, and we cannot take it
+                    self._wake()
+                raise
+            if not done:
+                del self._turns[turn]
+                problem = (
+                    "no connection in time" if self._connection is None else f"{self._most} requests are under way"
+                )
+                raise ExchangeFailed(problem, sent=False, slow=True)
+            turn.result()  # raises what went wrong
+            if self._connection is not None:
+                return self._connection
 
-    async def _connected(self, deadline: float) -> None:
-        """Wait until somebody has connected, or do it; while the server is known to be down, fail at once."""
-        if self._connecting is None:
-            closed_for = self._gate.closed_for(monotonic())
-            if closed_for:
-                raise ExchangeFailed(f"it is down, and is tried again in {closed_for:.2f} s", sent=False)
-            self._connecting = self._loop.create_task(self._connect(), name=f"coatcheck connects to {self.address}")
-        # `wait` leaves the attempt alone when this caller is cancelled or has no more time: others wait for it too.
-        attempt = self._connecting
-        done, _ = await asyncio.wait([attempt], timeout=max(0.0, deadline - monotonic()))
-        if not done:
-            raise ExchangeFailed("no connection in time", sent=False, slow=True)
-        problem = "the store was closed" if attempt.cancelled() else attempt.result()
-        if problem:
-            raise ExchangeFailed(problem, sent=False)
-
-    async def _connect(self) -> str:
-        """Connect and introduce ourselves. Returns what went wrong, or `""`."""
+    async def _connect(self) -> None:
+        """Connect and introduce ourselves, then let those who wait go on, or tell them what went wrong."""
         address = self.address
         connection = Connection(
             self._loop, timeout=self._timeout, heartbeat=self._heartbeat,
-            on_room=self._wake, on_lost=self._lost, on_push=self._on_push,
+            on_room=self._answered, on_lost=self._lost, on_push=self._on_push,
         )  # fmt: skip
-        problem = "given up"
+        problem = "the attempt to connect was given up"
         try:
             async with asyncio.timeout(self._timeout):
                 if address.path is not None:
@@ -123,49 +136,67 @@ class Wire:
                 now = monotonic()
                 replies = await connection.send(pack(greeting), len(greeting), now, now + self._timeout)
             refusals = [reply for reply in replies[:ESSENTIAL_REPLIES] if isinstance(reply, ErrorReply)]
-            problem = f"it does not let us in: {refusals[0]}" if refusals else ""
+            problem = f"it does not let us in: {_harmless(refusals[0])}" if refusals else ""
         except TimeoutError:
             problem = f"no connection within {self._timeout:g} s"
         except (OSError, ValueError, ExchangeFailed) as error:  # ssl.SSLError and UnicodeError are among them
             problem = str(error)
         finally:
             self._connecting = None
-            if problem:
+            if problem or connection.lost:
                 self._gate.failed(monotonic())
                 connection.drop(problem)
+                self._fail_turns(problem or connection.lost)
             else:
-                self._gate.worked()
                 self._connection = connection
-        return problem
+                self._wake()
 
-    async def _room(self, deadline: float) -> None:
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._turns.append(turn)
-        try:
-            done, _ = await asyncio.wait([turn], timeout=max(0.0, deadline - monotonic()))
-        except asyncio.CancelledError:
-            if turn.done():
-                self._wake()  # our turn came, and we cannot take it
-            else:
-                self._turns.remove(turn)
-            raise
-        if not done:
-            self._turns.remove(turn)
-            raise ExchangeFailed(f"{self._most} requests are under way, and none ended in time", sent=False, slow=True)
+    def _answered(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            if not connection.served:
+                connection.served = True
+                self._gate.worked()
+            if self._turns:
+                self._wake()
 
     def _wake(self) -> None:
-        """Replies came: let as many wait no longer as there is room for."""
-        if self._turns:
-            line = self._connection.line if self._connection is not None else ()
-            for _ in range(min(self._most - len(line), len(self._turns))):
-                self._turns.popleft().set_result(None)
+        """Let as many wait no longer as there is room for."""
+        connection = self._connection
+        if connection is not None:
+            for turn in list(islice(self._turns, max(0, self._most - len(connection.line)))):
+                del self._turns[turn]
+                if not turn.done():
+                    turn.set_result(None)
+
+    def _fail_turns(self, problem: str) -> None:
+        turns, self._turns = self._turns, {}
+        for turn in turns:
+            if not turn.done():
+                turn.set_exception(ExchangeFailed(problem, sent=False))
+                turn.exception()  # its caller may have been cancelled in this very moment: nobody need be told of that
 
     def _lost(self, connection: Connection, silent: bool) -> None:
         if connection is self._connection:
             self._connection = None
-            if silent:
+            if silent or not connection.served:
                 self._gate.failed(monotonic())
-            self._wake()
+            # Each who waited looks for a new connection; the first of them begins to make it.
+            turns, self._turns = self._turns, {}
+            for turn in turns:
+                if not turn.done():
+                    turn.set_result(None)
+
+
+def _harmless(refusal: ErrorReply) -> str:
+    """The server's words, unless they may quote the password that it was sent."""
+    if refusal.code in ("WRONGPASS", "NOAUTH", "NOPERM", "LOADING") or "DB index" in refusal.message:
+        return refusal.message
+    return f"{refusal.code} (is it older than Redis 6, or are its commands renamed?)"
+
+
+_WAITING_ROOM = 16_384
+"""How many may wait; further ones are refused at once rather than kept for nothing."""
 
 
 class Wires:
@@ -178,35 +209,35 @@ class Wires:
         self.address = address
         self._make: Callable[[], Wire] = lambda: Wire(address, timeout=timeout, most=most, heartbeat=heartbeat)
         self._wires: dict[asyncio.AbstractEventLoop, Wire] = {}
-        self._process = _process
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wire: Wire | None = None
+        # The last one used and what it belongs to, in one attribute: threads with loops of their own may share a store.
+        self._latest: tuple[object, asyncio.AbstractEventLoop | None, Wire | None] = (_process, None, None)
 
-    def exchange(
+    async def exchange(
         self, commands: list[Command], read: Callable[[list[Any]], T], *, timeout: float | None = None
-    ) -> Coroutine[Any, Any, T]:
+    ) -> T:
         """See `Transport.exchange`."""
-        wire = self._wire
-        if wire is None or self._loop is not asyncio.get_running_loop() or self._process is not _process:
+        process, loop, wire = self._latest
+        if wire is None or loop is not asyncio.get_running_loop() or process is not _process:
             wire = self._wire_of_this_loop()
-        return wire.exchange(commands, read, timeout=timeout)
+        return await wire.exchange(commands, read, timeout=timeout)
 
     async def close(self) -> None:
         """Break off this loop's connection."""
+        process = self._latest[0]
         wire = self._wires.pop(asyncio.get_running_loop(), None)
-        self._wire = self._loop = None
-        if wire is not None and self._process is _process:
+        self._latest = (_process, None, None)
+        if wire is not None and process is _process:
             await wire.close()
 
     def _wire_of_this_loop(self) -> Wire:
-        if self._process is not _process:  # the parent's sockets are the parent's
-            self._process = _process
+        loop = asyncio.get_running_loop()
+        if self._latest[0] is not _process:  # the parent's sockets are the parent's
             self._wires.clear()
-        loop = self._loop = asyncio.get_running_loop()
-        for other in [other for other in self._wires if other.is_closed()]:
-            del self._wires[other]
-        self._wire = self._wires[loop] = self._wires.get(loop) or self._make()
-        return self._wire
+        for other in [other for other in list(self._wires) if other.is_closed()]:
+            self._wires.pop(other, None)
+        wire = self._wires[loop] = self._wires.get(loop) or self._make()
+        self._latest = (_process, loop, wire)
+        return wire
 
 
 _process = object()
