@@ -107,9 +107,10 @@ class Settings:
         renew_every: replace the ticket's secret when it is this old, so that a stolen ticket soon stops working.
             `None` (default): only at login and where the application calls `renew()`.
         renew_grace: after such a periodic renewal the previous secret still works for this long, for requests that
-            were under way. Default 60 s. A renewal by the application ends the old secret at once.
-        store_timeout: what one request may spend on its store altogether: connecting, reading, committing. Default
-            0.25 s. A store that is slower is answered with 503, so that a slow store costs a user this much at most.
+            were under way. Default 60 s. A browser that the new ticket never reached, because the answer with it got
+            lost, is logged out after that. A renewal by the application ends the old secret at once.
+        store_timeout: what one request may spend on its store, for reading and for the commit at its end together,
+            connecting included; each `await session.commit()` or `reload()` of the application has its own. Default 0.25 s. A store that is slower is answered with 503, so that a slow store costs a user this much at most.
         cookie: the cookie that carries the ticket.
 
     All times are seconds (int, float) or a `timedelta`; they are kept as whole milliseconds in `idle_ms` and so on.

@@ -24,7 +24,7 @@ N = TypeVar("N", int, float)
 
 
 class RedisStore:
-    """Sessions in Redis (5 or later) or Valkey, outside the web servers: any server serves any user.
+    """Sessions in Redis (6 or later) or Valkey, outside the web servers: any server serves any user.
 
     One round trip per verb. Acknowledged means: in the memory of the server; what survives its crash is its persistence
     settings' business. A full server (`noeviction`) refuses writes with `StoreFull`; reading and deleting go on.
