@@ -584,13 +584,16 @@ class StoreContract:
     @_story
     async def test_after_a_renewal_the_old_secret_opens_nothing(self, store: AsyncStore) -> None:
         new = a_record(fields={"n": "1"})
-        await store.create(new)
+        created = await store.create(new)
+        await self._pass(0.1)
         fresh = a_secret()
         applied = await store.update(new.session_id, a_commit(new, renewal=Renewal(secret_hash=fresh)))
         record = await present(store, new)
 
         assert applied.renewed
         assert (record.secret_hash, record.renewed_ms) == (fresh, applied.touched_ms)
+        assert (record.created_ms, record.touched_ms) == (created.touched_ms, applied.touched_ms)
+        assert record.renewed_ms > record.created_ms
         assert record.accepts(fresh, record.read_at_ms)
         assert not record.accepts(new.secret_hash, record.read_at_ms)
         for commit in _every_kind_of_commit(new):
