@@ -193,7 +193,9 @@ class RedisStore:
         sent = isinstance(trouble, ExchangeFailed) and trouble.sent
         try:
             if isinstance(trouble, _ScriptUnknown):  # a restarted server has forgotten the scripts
-                commands = [with_script_text(command) for command in (commands if again is None else again())]
+                if trouble.committed and again is not None:
+                    commands = again()
+                commands = [with_script_text(command) for command in commands]
             elif not (trouble.worth_repeating and self._budget.spend()):
                 raise trouble
             elif again is not None:
@@ -210,9 +212,9 @@ class RedisStore:
 
     def _outcome(self, session_id: str, replies: list[Any]) -> Any:
         """The reply to a commit, which is the last. What becomes of the index before it must not pass for its fate."""
-        for reply in replies:
-            if type(reply) is ErrorReply and reply.code == "NOSCRIPT":
-                raise _ScriptUnknown
+        unknown = [type(reply) is ErrorReply and reply.code == "NOSCRIPT" for reply in replies]
+        if any(unknown):
+            raise _ScriptUnknown(committed=not unknown[-1])
         return self._good(session_id, replies[-1:])[0]
 
     def _good(self, session_id: str, replies: list[Any]) -> list[Any]:
@@ -220,7 +222,7 @@ class RedisStore:
         for reply in replies:
             if type(reply) is ErrorReply:
                 if reply.code == "NOSCRIPT":
-                    raise _ScriptUnknown
+                    raise _ScriptUnknown(committed=False)
                 # Inside a script an older server puts its own words before the code.
                 if "WRONGTYPE" in reply.message:
                     raise CorruptRecord(session_id, "its key holds another type")
@@ -235,7 +237,14 @@ _BATCH = 100
 
 
 class _ScriptUnknown(Exception):
-    """The server does not know a script by its SHA-1."""
+    """The server does not know a script by its SHA-1.
+
+    Attributes:
+        committed: whether it was another script than the commit's, which was therefore carried out.
+    """
+
+    def __init__(self, *, committed: bool) -> None:
+        self.committed = committed
 
 
 def _number(option: str, text: str, kind: type[N]) -> N:
