@@ -12,6 +12,6 @@ settings.register_profile(
     "default", max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=_SLOW_MACHINE
 )
 settings.register_profile(
-    "ci", max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=_SLOW_MACHINE, print_blob=True
+    "ci", max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=_SLOW_MACHINE, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

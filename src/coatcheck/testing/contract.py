@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,7 +30,6 @@ from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore, SyncOwnerInd
 from coatcheck.testing.machine import StoreMachine
 from coatcheck.ticket import Ticket, new_operation_id
 
-T = TypeVar("T")
 Corruption: TypeAlias = Callable[[str], Awaitable[None]]
 
 HOUR = 3_600_000
