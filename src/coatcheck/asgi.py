@@ -40,9 +40,9 @@ class SessionMiddleware:
     """Gives each http and websocket request its session, as a mapping, at `scope["session"]`.
 
     The session is committed when the response starts, before its first byte leaves, so an answer that the user sees is an
-    answer whose changes are stored. An exception that leaves the application commits nothing. If the commit is refused, the handler's
-    response is replaced: 409 if the session ended or changed meanwhile, 503 with `Retry-After` if the store is
-    down. Neither ever touches the browser's cookie.
+    answer whose changes are stored. An exception that leaves the application commits nothing. If the commit is refused,
+    the handler's response is replaced: 409 if the session ended or changed meanwhile, 503 with `Retry-After` if the store
+    is down. Neither ever touches the browser's cookie.
 
     A WebSocket commits when it is accepted and when it ends, and in between with `await session.commit()`.
 

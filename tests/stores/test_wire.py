@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
@@ -247,3 +248,95 @@ async def test_closing_ends_whoever_waits_and_leaves_nothing_behind(own_valkey: 
         own_valkey.thaw()
     await eventually(lambda: clients(own_valkey) == 0, "the connection to be closed")
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_event_loop_that_was_busy_does_not_make_the_server_slow(wire: Wire) -> None:
+    assert await echo(wire, "before") == "before"
+    for pause in (0.3, 1.3):  # longer than the time limit; longer than silence is taken for death
+        waiting = [asyncio.ensure_future(echo(wire, f"word-{number}", timeout=0.2)) for number in range(20)]
+        await asyncio.sleep(0)
+        time.sleep(pause)  # a handler that hashes a password
+        assert await asyncio.gather(*waiting) == [f"word-{number}" for number in range(20)]
+
+
+async def test_a_crowd_at_the_start_is_served(own_valkey: Valkey) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=8.0, most=64)
+    words = [f"word-{number}" for number in range(8000)]
+    assert await asyncio.gather(*(echo(wire, word) for word in words)) == words
+    assert clients(own_valkey) == 1
+    await wire.close()
+
+
+async def test_who_waits_while_the_wire_is_closed_is_told_and_connects_no_more(own_valkey: Valkey) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=2.0, most=1)
+    waiting = [asyncio.ensure_future(echo(wire, str(number))) for number in range(20)]
+    await asyncio.sleep(0)
+    await wire.close()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, ExchangeFailed) for outcome in outcomes)
+    with pytest.raises(ExchangeFailed, match="closed"):
+        await echo(wire, "late")
+    await eventually(lambda: clients(own_valkey) == 0, "the connection to be closed")
+
+
+async def test_a_server_that_greets_and_hangs_up_is_left_in_peace_too() -> None:
+    greetings = 0
+
+    async def greet_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greetings
+        await reader.read(1000)
+        writer.write(b"%0\r\n+OK\r\n+OK\r\n+OK\r\n")
+        greetings += 1
+        await reader.read(1000)
+        writer.close()
+
+    server = await asyncio.start_server(greet_and_hang_up, "127.0.0.1", 0)
+    async with server:
+        wire = Wire(Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1]), timeout=0.2)
+        began = monotonic()
+        while monotonic() - began < 1.0:
+            with pytest.raises(ExchangeFailed):
+                await echo(wire, "lost")
+            await asyncio.sleep(0.001)
+        assert 2 <= greetings <= 12
+        await wire.close()
+
+
+async def test_no_words_of_the_server_that_may_quote_the_password() -> None:
+    words = b"-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'wr0ng-s3cret'\r\n"
+
+    async def quote(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(words * 4)
+        await reader.read(1000)
+        writer.close()
+
+    server = await asyncio.start_server(quote, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        wire = Wire(Address(host="127.0.0.1", port=port, password="wr0ng-s3cret"), timeout=0.5)
+        with pytest.raises(ExchangeFailed, match="Redis 6") as refused:
+            await echo(wire, "lost")
+        assert "wr0ng-s3cret" not in str(refused.value)
+        await wire.close()
+
+
+@pytest.mark.parametrize("heartbeat", [0.05, 10.0])
+@pytest.mark.parametrize("usual", [0.2, 200.0])
+async def test_a_request_has_its_own_time_limit_whatever_the_usual_one(
+    own_valkey: Valkey, usual: float, heartbeat: float
+) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=usual, heartbeat=heartbeat)
+    assert await echo(wire, "before") == "before"
+    own_valkey.freeze()
+    try:
+        waiting = []
+        for _ in range(60):  # steady traffic must not put off the looks at the clock
+            waiting.append(asyncio.ensure_future(echo(wire, "lost", timeout=0.2)))
+            await asyncio.sleep(0.01)
+        assert any(task.done() for task in waiting)
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2)
+        assert all(isinstance(outcome, ExchangeFailed) for outcome in outcomes)
+    finally:
+        own_valkey.thaw()
+    await wire.close()

@@ -44,7 +44,6 @@ class Connection(asyncio.Protocol):
         self._heartbeat = heartbeat
         self._often = min(timeout / 16, 1 / 16)  # seconds between looks at the clock while anybody waits
         self._tick_due = 0.0
-        self._overslept = False
         self._on_room = on_room
         self._on_lost = on_lost
         self._conversation = Conversation(on_push)
@@ -154,20 +153,18 @@ class Connection(asyncio.Protocol):
 
     def _look_at_the_clock(self) -> None:
         now = monotonic()
+        # If this comes late, the event loop was busy with something else: what was to be sent may just have gone out, and
+        # answers may lie unread. Each request is spared once: it was we who did not listen, not the server that was slow.
         overslept = now - self._tick_due > self._often
-        if overslept and not self._overslept:
-            # The event loop was busy with something else: what was to be sent may just have gone out, and answers may lie
-            # unread. Let them come first; nobody is told that the server was slow while it was we who did not listen.
-            self._overslept = True
-            self._tick(self._often, often=True)
-            return
-        self._overslept = False
         if self.line:
             for request in self.line:
                 if request.deadline <= now:
-                    _fail(request, ExchangeFailed("no answer in time", sent=True, slow=True))
+                    if overslept and not request.spared:
+                        request.spared = True
+                    else:
+                        _fail(request, ExchangeFailed("no answer in time", sent=True, slow=True))
             first = self.line[0]
-            if self._heard_at < first.sent_at <= now - self._timeout:
+            if self._heard_at < first.sent_at <= now - self._timeout and not overslept:
                 self.drop(f"no sign of life for {now - first.sent_at:.2g} s", silent=True)
             else:
                 self._tick(self._often, often=True)

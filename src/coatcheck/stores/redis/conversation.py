@@ -41,6 +41,7 @@ class Request(Struct):
         wanted: how many there will be.
         sent_at, deadline: on the waiter's clock.
         replies: those that have come.
+        spared: whether it has been let off its deadline once.
     """
 
     waiter: Waiter
@@ -48,6 +49,7 @@ class Request(Struct):
     sent_at: float
     deadline: float
     replies: list[Any] = []
+    spared: bool = False
 
 
 class Conversation:
