@@ -171,8 +171,11 @@ async def test_a_field_whose_name_is_no_text_is_in_nobodys_way(
 names = st.one_of(
     st.sampled_from(RESERVED).map(str.encode), st.sampled_from((b"hits", b"user", b"cart[a]")), st.binary(max_size=6)
 )
+# No text of 16 digits: as an @id it would be another session's, and that is R1's business.
 values = st.one_of(
-    st.binary(max_size=20), st.sampled_from(GARBAGE), st.integers(-9, 10**16).map(lambda n: str(n).encode())
+    st.binary(max_size=20),
+    st.sampled_from((*GARBAGE, b"9" * 15, b"9" * 17)),
+    st.integers(-9, 10**14).map(lambda n: str(n).encode()),
 )
 
 
