@@ -50,9 +50,8 @@ class _Pending:
             both.written = {name: it for name, it in self.written.items() if name not in later.deleted} | later.written
             both.texts = {name: it for name, it in self.texts.items() if name not in later.deleted} | later.texts
             both.deleted = (self.deleted - later.written.keys()) | later.deleted
-            both.added = {
-                name: by for name, by in self.added.items() if name not in both.written | dict.fromkeys(both.deleted)
-            }
+            settled = both.written.keys() | both.deleted
+            both.added = {name: by for name, by in self.added.items() if name not in settled}
             both.retain = self.retain
         else:  # everything was cleared in between
             both.written, both.texts, both.deleted = later.written, later.texts, later.deleted
@@ -61,6 +60,10 @@ class _Pending:
             if name in both.written:
                 both.written[name] += by
                 both.texts[name] = str(both.written[name])
+            elif name in both.deleted:  # it counted from 0, and no field may be both deleted and added to
+                both.deleted.discard(name)
+                both.written[name] = by
+                both.texts[name] = str(by)
             else:
                 both.added[name] = both.added.get(name, 0) + by
         return both

@@ -371,6 +371,19 @@ def test_what_the_store_refused_is_still_to_be_done() -> None:
     assert again.renewal is not None
 
 
+def test_what_was_deleted_counts_from_zero_also_after_a_refusal() -> None:
+    ticket = a_ticket()
+    session = request(ticket, stored(ticket, fields={"hits": "7"}))
+    del session["hits"]
+    todo = plan(session, Settings())
+    begin(session, todo)
+    assert session.increment("hits", 2) == 2
+    todo.refused()
+    assert session["hits"] == 2
+    again = update(plan(session, Settings()))
+    assert (again.sets, again.deletes, again.increments) == ({"hits": "2"}, (), {})
+
+
 @pytest.mark.parametrize("stored_already", [True, False])
 def test_destroying_while_the_store_is_at_work_is_final(stored_already: bool) -> None:
     ticket = a_ticket()
