@@ -80,32 +80,44 @@ class SessionMiddleware:
             return
         manager = self.manager
         session = scope["session"] = manager.session_for(scope["headers"])
+        if start == "websocket.accept":
+            receive = _Greeting(receive)
         started = False
         replaced = False  # the application's response was replaced by ours, and the rest of it goes nowhere
 
-        async def send_with_session(message: Message) -> None:
-            nonlocal started, replaced
+        def send_with_session(message: Message) -> Awaitable[None]:
+            nonlocal started
             if replaced:
                 # An endless stream must not go on for nobody, nor background tasks run for what was refused.
                 raise _ResponseReplaced
-            if message["type"] == start:
-                try:
-                    await manager.commit(session)
-                except _REFUSALS as error:
-                    replaced = True
-                    await _answer(error, scope, send)
-                    return
-                started = True
-                session.close_cookie(_HEADERS_SENT)
-                if start == "http.response.start":
-                    session.seal(_RESPONSE_STARTED)
-                if session.looked_at or session.set_cookie is not None:
-                    headers = list(message.get("headers", ()))
-                    headers = finish_headers(headers, looked_at=session.looked_at, set_cookie=session.set_cookie)
-                    message = {**message, "headers": headers}
-                elif start == "http.response.start":
-                    session.guard_first_look(partial(_refuse_first_look, message))
-            await send(message)
+            if message["type"] != start:
+                return send(message)
+            if not manager.is_settled(session):
+                return commit_and_send(message)
+            started = True
+            return send(begun(message))
+
+        async def commit_and_send(message: Message) -> None:
+            nonlocal started, replaced
+            try:
+                await manager.commit(session)
+            except _REFUSALS as error:
+                replaced = True
+                await _answer(error, scope, send)
+                return
+            started = True
+            await send(begun(message))
+
+        def begun(message: Message) -> Message:
+            """The start of the response, as it has to be with this session."""
+            session.close(None if start == "websocket.accept" else _RESPONSE_STARTED, _HEADERS_SENT)
+            looked_at, set_cookie = session.looked_at, session.set_cookie
+            if looked_at or set_cookie is not None:
+                headers = finish_headers(message.get("headers", ()), looked_at=looked_at, set_cookie=set_cookie)
+                return {**message, "headers": headers}
+            if start == "http.response.start":
+                session.guard_first_look(partial(_refuse_first_look, message))
+            return message
 
         try:
             if self._eager and session.ticket is not None:
@@ -116,18 +128,20 @@ class SessionMiddleware:
         except _REFUSALS as error:
             if started or replaced:
                 raise
-            if scope["type"] == "websocket":
+            if isinstance(receive, _Greeting) and not receive.taken:
                 await receive()  # websocket.connect must be taken before it can be answered
             await _answer(error, scope, send)
             return
         except Exception as error:
-            if not isinstance(error.__context__, _ResponseReplaced):  # what the framework makes of ours is no news
+            if not _comes_of_replacing(error):
                 raise
         if started:  # what changed since then?
             if not session.sealed:
                 await session.commit()
-            elif session.delta():
+            elif session.delta() or session.renewing:
                 raise _RESPONSE_STARTED.anew()
+            elif session.ended:  # while the commit before the response was under way: a logout needs no cookie
+                await session.commit()
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -166,8 +180,27 @@ def _refuse_first_look(start: Message) -> None:
         )
 
 
+class _Greeting:
+    """A WebSocket's `receive` that knows whether it has been called, and so whether websocket.connect has been taken."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.taken = False
+
+    async def __call__(self) -> Message:
+        self.taken = True
+        return await self._receive()
+
+
 class _ResponseReplaced(OSError):
     """What a server raises when nobody listens any more, which frameworks know to be the end of a stream."""
+
+
+def _comes_of_replacing(error: BaseException) -> bool:
+    """Whether this is what the framework or a group of tasks made of `_ResponseReplaced`, which is no news."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_comes_of_replacing, error.exceptions))
+    return isinstance(error, _ResponseReplaced) or isinstance(error.__context__, _ResponseReplaced)
 
 
 async def _answer(error: CoatcheckError, scope: Scope, send: Send) -> None:

@@ -44,7 +44,7 @@ class Cookie:
 
 
 def finish_headers(
-    headers: list[tuple[bytes, bytes]], *, looked_at: bool, set_cookie: str | None
+    headers: Iterable[tuple[bytes, bytes]], *, looked_at: bool, set_cookie: str | None
 ) -> list[tuple[bytes, bytes]]:
     """A response's headers as they must be for caches on the way not to mix up users.
 
@@ -52,6 +52,7 @@ def finish_headers(
     forbids storing already (RFC 9111, 5.2.2.5; ASVS 5.0, 14.2.2 and 14.3.2). Fields that would overrule it for one
     kind of cache (RFC 9213) go.
     """
+    headers = list(headers)
     if set_cookie is not None:
         stored_nowhere = b"no-store" in _words(headers, b"cache-control")
         kept_out = _TARGETED_CACHE_FIELDS if stored_nowhere else (*_TARGETED_CACHE_FIELDS, b"cache-control")

@@ -6,15 +6,14 @@ The managers, sync and async, do what stands in brackets and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from coatcheck.cookie import Cookie
 from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal, created
-from coatcheck.session import NO_DELTA, Delta, Session
+from coatcheck.session import NO_DELTA, Before, Delta, Session
 from coatcheck.settings import Settings
 from coatcheck.ticket import Ticket, new_operation_id, same_hash
 
@@ -28,7 +27,7 @@ def ticket_of(headers: Iterable[tuple[bytes, bytes]], cookie: Cookie) -> tuple[T
         return None, ""
     if len(values) > 1:
         return None, "duplicate cookie"
-    ticket = Ticket.parse(values[0].decode("latin-1"))
+    ticket = Ticket.parse(values[0])
     return ticket, "" if ticket else "malformed"
 
 
@@ -54,7 +53,8 @@ class Plan(Struct):
         update: changes to the session that was read.
         shown: the session's ticket when this was planned.
         delta: the changes to fields.
-        take_back: makes the session count as changed again, if the store refuses; set by `begin`.
+        session: whose plan it is, once it has begun.
+        before: what `Session.take_back` needs, if the store refuses.
         essential: whether the request fails if the update does; a mere touch is not worth failing for.
         ticket: what the browser is to hold afterwards.
     """
@@ -66,16 +66,33 @@ class Plan(Struct):
     ticket: Ticket | None = None
     shown: Ticket | None = None
     delta: Delta = NO_DELTA
-    take_back: Callable[[], None] | None = None
+    session: Session | None = None
+    before: Before | None = None
 
     def refused(self) -> None:
-        """The store did nothing of it."""
-        if self.take_back is not None:
-            self.take_back()
+        """The store did nothing of it: the session counts as changed again."""
+        if self.session is not None and self.before is not None:
+            self.session.take_back(self.before)
 
 
 NOTHING = Plan()
 """The plan of a request that changed nothing and has nothing due."""
+
+
+def is_settled(session: Session, settings: Settings) -> bool:
+    """Whether nothing has to be done for this session: what most requests end with, told in a few steps."""
+    if session._pending is not None or session._watched is not None:  # what can be changed in place has to be compared
+        return False
+    if session._renew or session._ended is not None or session._unreadable is not None:
+        return False
+    record = session._record
+    if record is None:
+        return True
+    return settings.renew_ms is None and not _touch_is_due(record, settings)
+
+
+def _touch_is_due(record: Record, settings: Settings) -> bool:
+    return record.read_at_ms - record.touched_ms >= settings.touch_ms
 
 
 def plan(session: Session, settings: Settings) -> Plan:
@@ -94,7 +111,7 @@ def plan(session: Session, settings: Settings) -> Plan:
         if delta or session._renew:
             return _plan_update(session, record, ticket, delta, settings)
     renewed, renewal = _periodic_renewal(session, record, ticket, settings)
-    if renewal is not None or record.read_at_ms - record.touched_ms >= settings.touch_ms:
+    if renewal is not None or _touch_is_due(record, settings):
         touch = Changes(
             proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record), renewal=renewal
         )
@@ -167,12 +184,12 @@ def _periodic_renewal(
 def begin(session: Session, plan: Plan) -> None:
     """The store sets to work: the session counts the changes as done, and what is changed from now on comes on top."""
     if plan.essential and plan is not NOTHING:
-        plan.take_back = session.advance(plan.delta)
+        plan.session, plan.before = session, session.advance(plan.delta)
 
 
 def settle(session: Session, plan: Plan, applied: Applied | None, settings: Settings) -> CookieAction:
     """Note what the store did, and decide about the cookie. `applied` is `None` if nothing was created or updated."""
-    if plan.take_back is None:
+    if plan.session is None:
         begin(session, plan)
     if applied is None:
         return "erase" if plan.delete else None
@@ -183,30 +200,32 @@ def settle(session: Session, plan: Plan, applied: Applied | None, settings: Sett
     if plan.create is not None:
         session.settle(created(plan.create, applied.touched_ms), applied)
         return "write"
-    before = session._record
-    assert plan.update is not None
-    assert before is not None
-    session.settle(_as_updated(before, plan.update, applied), applied)
+    record, changes = session._record, plan.update
+    assert changes is not None
+    assert record is not None
+    touched_before = record.touched_ms
+    _note(record, changes, applied)
+    session.settle(record, applied)
     if applied.renewed:
         session.ticket = plan.ticket
         return "write"
-    if plan.update.renewal is not None or applied.by_previous:
+    if changes.renewal is not None or applied.by_previous:
         return None  # a request beside this one renewed the ticket: its answer carries the new one
     # A cookie with an age of its own is counted anew by sending it again, but no more often than a touch is due: each
     # time it may overtake, on its way to the browser, a new ticket from a login beside this request.
-    again = settings.cookie.max_age is not None and applied.touched_ms - before.touched_ms >= settings.touch_ms
+    again = settings.cookie.max_age is not None and applied.touched_ms - touched_before >= settings.touch_ms
     return "write" if again else None
 
 
-def _as_updated(record: Record, changes: Changes, applied: Applied) -> Record:
+def _note(record: Record, changes: Changes, applied: Applied) -> None:
     """What this request knows of the record now, its fields aside: what others changed shows at the next read."""
-    now_ms = applied.touched_ms
-    after = replace(record, version=applied.version, touched_ms=now_ms, read_at_ms=now_ms, idle_ms=changes.idle_ms)
+    record.version = applied.version
+    record.touched_ms = record.read_at_ms = applied.touched_ms
+    record.idle_ms = changes.idle_ms
     if changes.owner is not None:
-        after.owner = changes.owner
+        record.owner = changes.owner
     if changes.absolute_ms is not None:
-        after.deadline_ms = now_ms + changes.absolute_ms
+        record.deadline_ms = applied.touched_ms + changes.absolute_ms
     if applied.renewed and changes.renewal is not None:
-        after.secret_hash = changes.renewal.secret_hash
-        after.renewed_ms = now_ms
-    return after
+        record.secret_hash = changes.renewal.secret_hash
+        record.renewed_ms = applied.touched_ms

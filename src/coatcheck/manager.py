@@ -21,7 +21,7 @@ from coatcheck.errors import (
     StoreError,
 )
 from coatcheck.events import Event, EventName, Observer
-from coatcheck.lifecycle import NOTHING, Plan, admit, begin, plan, settle, ticket_of
+from coatcheck.lifecycle import NOTHING, Plan, admit, begin, is_settled, plan, settle, ticket_of
 from coatcheck.observers.logs import log
 from coatcheck.record import Applied, Record
 from coatcheck.session import Session
@@ -156,14 +156,21 @@ class SessionManager:
             record = await self.store.read(ticket.session_id, timeout=session.time_left)
         except CorruptRecord as error:
             self._tell("record_corrupt", ticket.session_id, error.problem)
-            session.admit(None)
+            if not session.loaded:
+                session.admit(None)
             return
         except StoreError as error:
             raise self._told(error, ticket.session_id) from None
         session.time_left = max(LEAST_TIME, session.time_left - (monotonic() - began))
+        if session.loaded or session.ticket is not ticket:
+            return  # another task of this request was quicker, and may have changed it already
         refusal = admit(session, ticket, record)
         if refusal:
             self._tell("ticket_refused", ticket.session_id, refusal)
+
+    def is_settled(self, session: AsyncSession) -> bool:
+        """Whether a commit would find nothing to do: the store has all that the session holds, and no touch is due."""
+        return session.committing is None and is_settled(session, self.settings)
 
     async def commit(self, session: AsyncSession) -> None:
         """See `AsyncSession.commit`."""
@@ -179,7 +186,10 @@ class SessionManager:
         done = session.committing = asyncio.get_running_loop().create_future()
         began = monotonic()
         try:
-            applied = await self._carry_out(todo, session_id, session.time_left)
+            if todo.update is not None and session_id is not None and todo.delete is None:
+                applied: Applied | None = await self.store.update(session_id, todo.update, timeout=session.time_left)
+            else:
+                applied = await self._delete_and_create(todo, session.time_left)
         except (SessionGone, Conflict, NotACounter) as refusal:
             self._tell("commit_refused", session_id, type(refusal).__name__)
             if not todo.essential:
@@ -191,12 +201,18 @@ class SessionManager:
             todo.refused()
             raise
         except StoreError as error:
-            if not isinstance(error, (OutcomeUnknown, ForeignReply)):  # what may have been done is not to be done again
+            # What may have been done is not to be done again; but a deletion may, and a creation under another id.
+            if todo.update is None or not isinstance(error, (OutcomeUnknown, ForeignReply)):
                 todo.refused()
+            if todo.create is not None and session.ticket is todo.shown:
+                session.ticket = None
             self._told(error, session_id)
             if todo.essential:
                 raise
             return
+        except Exception:
+            todo.refused()
+            raise
         finally:
             session.committing = None
             session.time_left = max(LEAST_TIME, session.time_left - (monotonic() - began))
@@ -229,7 +245,7 @@ class SessionManager:
             raise self._told(error, session_id) from None
         if admit(session, ticket, record):
             raise SessionGone(session_id)
-        session.seal(None)
+        session.unseal()
         session.time_left = self.settings.store_ms / 1000
 
     async def sessions_of(self, owner: str) -> list[Record]:
@@ -259,17 +275,13 @@ class SessionManager:
         if self._owns_store:
             await self.store.close()
 
-    async def _carry_out(self, todo: Plan, session_id: str | None, time_left: float) -> Applied | None:
+    async def _delete_and_create(self, todo: Plan, time_left: float) -> Applied | None:
         # The old session ends before a new one begins: a crash in between leaves the user logged out, never logged in.
         if todo.delete is not None:
             began = monotonic()
             await self.store.delete(todo.delete, timeout=time_left)
             time_left -= monotonic() - began
-        if todo.create is not None:
-            return await self.store.create(todo.create, timeout=time_left)
-        if todo.update is not None and session_id is not None:
-            return await self.store.update(session_id, todo.update, timeout=time_left)
-        return None
+        return None if todo.create is None else await self.store.create(todo.create, timeout=time_left)
 
     def _index(self) -> AsyncOwnerIndex:
         if not isinstance(self.store, AsyncOwnerIndex):

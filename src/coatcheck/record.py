@@ -42,7 +42,7 @@ class NewRecord(Struct, frozen=True, kw_only=True):
 
     Attributes:
         session_id: 16 base64url characters.
-        secret_hash: of the ticket's secret, 64 hexadecimal digits.
+        secret_hash: of the ticket's secret, 44 characters of base64.
         fields: name to encoded value.
         idle_ms: the idle timeout.
         absolute_ms: the absolute timeout, or `None`.
@@ -61,12 +61,12 @@ class NewRecord(Struct, frozen=True, kw_only=True):
     __repr__ = discreetly
 
 
-class Record(Struct, kw_only=True):
+class Record(Struct):
     """A session as the store has it.
 
     Attributes:
         session_id: names the record. A store checks that it is the one asked for before it hands the record out.
-        secret_hash: of the present ticket's secret, 64 hexadecimal digits.
+        secret_hash: of the present ticket's secret, 44 characters of base64.
         version: 1 at creation, one more with every commit that changed something. A mere touch is no change.
         created_ms: when the record was created.
         renewed_ms: when the present secret was issued.
@@ -76,7 +76,8 @@ class Record(Struct, kw_only=True):
         previous_hash: the secret before the last renewal, valid until `previous_until_ms`; or `None`.
         previous_until_ms: see `previous_hash`.
         owner: whose session it is, or `None`.
-        operations: ids of the last commits, oldest first, at most `OPERATIONS_REMEMBERED`.
+        operations: ids of the last commits, 8 characters each, one after the other, oldest first; at most
+            `OPERATIONS_REMEMBERED`.
         fields: name to encoded value.
         read_at_ms: the store's clock when this record was read.
     """
@@ -93,7 +94,7 @@ class Record(Struct, kw_only=True):
     previous_hash: str | None = None
     previous_until_ms: int = 0
     owner: str | None = None
-    operations: tuple[str, ...] = ()
+    operations: str = ""
     fields: dict[str, str] = field(default_factory=dict)
 
     __repr__ = discreetly
@@ -201,6 +202,20 @@ class Applied(Struct, frozen=True):
 Outcome: TypeAlias = Applied | Literal["unknown"]
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def remembers(operations: str, operation: str) -> bool:
+    """Whether this operation is among these, as in `Record.operations`."""
+    return operation in [operations[at - 8 : at] for at in range(len(operations), 7, -8)]
+
+
 def created(new: NewRecord, now_ms: int) -> Record:
     """The record that `new` becomes at `now_ms`."""
     return Record(
@@ -213,7 +228,7 @@ def created(new: NewRecord, now_ms: int) -> Record:
         idle_ms=new.idle_ms,
         deadline_ms=None if new.absolute_ms is None else now_ms + new.absolute_ms,
         owner=new.owner,
-        operations=(new.operation,),
+        operations=new.operation,
         fields=dict(new.fields),
         read_at_ms=now_ms,
     )
@@ -232,7 +247,8 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
     """
     if record is None or record.expires_ms <= now_ms:
         raise SessionGone(session_id)
-    if changes.operation and changes.operation in record.operations:  # before the proof: it may have renewed it
+    if changes.operation and remembers(record.operations, changes.operation):
+        # Before the proof is looked at: this very commit may have renewed it.
         counters = {}
         for name in changes.increments:
             with suppress(NotACounter):  # a later commit may have put something else there; this one was applied
@@ -260,7 +276,7 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
     after = replace(record, fields=fields, touched_ms=max(now_ms, record.touched_ms), idle_ms=changes.idle_ms)
     if changes.operation:
         after.version += 1
-        after.operations = (*record.operations, changes.operation)[-OPERATIONS_REMEMBERED:]
+        after.operations = (record.operations + changes.operation)[-8 * OPERATIONS_REMEMBERED :]
     if changes.owner is not None:
         after.owner = changes.owner
     if changes.absolute_ms is not None:

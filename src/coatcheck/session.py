@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField
-from coatcheck.record import Applied, Record, discreetly, entry_field, retained
+from coatcheck.record import Applied, Record, discreetly, entry_field, is_text, retained
 from coatcheck.ticket import Ticket
 
 
@@ -32,13 +32,15 @@ NO_DELTA = Delta()
 
 
 class _Pending:
-    """Changes that no store has yet: values set with their encodings, names deleted, addends, and what a clearing spares."""
+    """Changes that no store has yet: values set with their encodings, those of them that may be changed in place after that,
+    names deleted, addends, and what a clearing spares."""
 
-    __slots__ = ("added", "deleted", "retain", "texts", "written")
+    __slots__ = ("added", "deleted", "mutable", "retain", "texts", "written")
 
     def __init__(self) -> None:
         self.written: dict[str, Any] = {}
         self.texts: dict[str, str] = {}
+        self.mutable: set[str] = set()
         self.deleted: set[str] = set()
         self.added: dict[str, int] = {}
         self.retain: tuple[str, ...] | None = None
@@ -49,12 +51,14 @@ class _Pending:
         if later.retain is None:
             both.written = {name: it for name, it in self.written.items() if name not in later.deleted} | later.written
             both.texts = {name: it for name, it in self.texts.items() if name not in later.deleted} | later.texts
+            both.mutable = self.mutable | later.mutable
             both.deleted = (self.deleted - later.written.keys()) | later.deleted
             settled = both.written.keys() | both.deleted
             both.added = {name: by for name, by in self.added.items() if name not in settled}
             both.retain = self.retain
         else:  # everything was cleared in between
             both.written, both.texts, both.deleted = later.written, later.texts, later.deleted
+            both.mutable = later.mutable
             both.retain = later.retain if self.retain is None else tuple(set(later.retain) & set(self.retain))
         for name, by in later.added.items():
             if name in both.written:
@@ -72,6 +76,22 @@ class _Pending:
         self.written.pop(name, None)
         self.texts.pop(name, None)
         self.added.pop(name, None)
+
+
+class Before(Struct, frozen=True):
+    """What a session was before `Session.advance`; only `Session.take_back` looks into it."""
+
+    ticket: Ticket | None
+    record: Record | None
+    fields: dict[str, str] | None
+    seen: dict[str, Any]
+    pending: _Pending | None
+    renew: bool
+    unchanged: bool
+    owner: str | None
+    ended: str | None
+
+    __repr__ = discreetly
 
 
 class Session(MutableMapping[str, Any]):
@@ -127,7 +147,9 @@ class Session(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         """The field's value. `KeyError` if there is none; `UnreadableField`, a `KeyError`, if it cannot be decoded."""
-        fields = self._look()
+        fields = self._fields
+        if fields is None or not self.looked_at:
+            fields = self._look()
         pending = self._pending
         if pending is not None:
             if name in pending.written:
@@ -143,6 +165,8 @@ class Session(MutableMapping[str, Any]):
         pending = self._change_of(name)
         pending.texts[name] = self._codec.encode(self._session_id_to_be(), name, value)
         pending.written[name] = value
+        if type(value) not in IMMUTABLE:
+            pending.mutable.add(name)
         pending.added.pop(name, None)
         pending.deleted.discard(name)
 
@@ -232,10 +256,13 @@ class Session(MutableMapping[str, Any]):
         if self._undeliverable is not None:
             raise self._undeliverable.anew()
         if owner is not None:
-            if not isinstance(owner, str) or not owner:
+            if not isinstance(owner, str) or not owner or not is_text(owner):
                 raise ValueError(f"owner={owner!r}: use a non-empty string, such as the user's id")
             if owner != self.owner and keep is not True:
                 names = () if keep is False else (keep,) if isinstance(keep, str) else tuple(keep)
+                for name in names:
+                    if not isinstance(name, str) or not is_text(name):
+                        raise BadFieldName(name)
                 pending.added = {name: by for name, by in pending.added.items() if retained({name: ""}, names)}
                 self._keep_only(names)
             self._owner = owner
@@ -301,14 +328,14 @@ class Session(MutableMapping[str, Any]):
             return NO_DELTA
         pending = self._pending or _Pending()
         sets = pending.texts.copy()
-        for name, value in pending.written.items():
-            if type(value) not in IMMUTABLE:  # it may have been changed since it was set
-                sets[name] = self._codec.encode(self._session_id_to_be(), name, value)
-        for name, value in (self._watched or {}).items():
-            if name not in sets and name not in pending.deleted:
-                text = self._codec.encode(self._session_id_to_be(), name, value)
-                if text != self.stored_fields[name] and text != self._as_we_write_it(name):
-                    sets[name] = text
+        for name in pending.mutable & pending.written.keys():
+            sets[name] = self._codec.encode(self._session_id_to_be(), name, pending.written[name])
+        if self._watched is not None:
+            for name, value in self._watched.items():
+                if name not in sets and name not in pending.deleted:
+                    text = self._codec.encode(self._session_id_to_be(), name, value)
+                    if text != self.stored_fields[name] and text != self._as_we_write_it(name):
+                        sets[name] = text
         return Delta(pending.retain, sets, tuple(pending.deleted), pending.added.copy())
 
     @property
@@ -319,7 +346,8 @@ class Session(MutableMapping[str, Any]):
     def admit(self, record: Record | None) -> None:
         """Take the record that the ticket opens; `None` if it opens none. A ticket that opens nothing is never adopted."""
         self._record = record
-        self._pending = self._watched = None
+        self._pending = self._watched = self._owner = None
+        self._renew = self._unchanged = False
         self._seen = {}
         if record is None:
             self._fields = {}
@@ -327,38 +355,49 @@ class Session(MutableMapping[str, Any]):
         else:
             self._fields = record.fields
 
-    def advance(self, delta: Delta) -> Callable[[], None]:
+    def advance(self, delta: Delta) -> Before:
         """Count `delta` as done, while the store is still at work on it: what is changed from now on comes on top.
 
         Returns:
-            what takes that back, if the store refuses: then all is to be done as if it had never been tried.
+            what `take_back` needs.
         """
-        before = (self._fields, self._seen, self._watched, self._pending, self._renew, self._unchanged, self._owner)
-        ended, ticket = self._ended, self.ticket
+        before = Before(
+            self.ticket, self._record, self._fields, self._seen, self._pending, self._renew, self._unchanged, self._owner,
+            self._ended,
+        )  # fmt: skip
         fields = self.stored_fields | delta.sets
-        for name in delta.deletes:
-            fields.pop(name, None)
-        for name in delta.increments:
-            fields[name] = str(self[name])
-        known = self._seen if self._pending is None else self._seen | self._pending.written
-        self._fields = fields
-        self._seen = {name: known[name] for name in fields if name in known and name not in delta.increments}
-        self._watched = {name: it for name, it in self._seen.items() if type(it) not in IMMUTABLE} or None
+        seen, pending = self._seen, self._pending
+        if pending is not None:
+            seen = seen | pending.written
+            for name in delta.deletes:
+                fields.pop(name, None)
+            for name in delta.increments:
+                fields[name] = str(self[name])
+            if delta.deletes or delta.increments or pending.retain is not None:
+                seen = {name: it for name, it in seen.items() if name in fields and name not in delta.increments}
+        self._see(fields, seen)
         self._pending = self._owner = self._ended = None
         self._renew = self._unchanged = False
+        return before
 
-        def take_back() -> None:
-            self._ended = ended or self._ended
-            if self.ticket is not ticket:
-                return  # destroyed meanwhile: there is nothing left to go back to
-            later, renew, owner = self._pending, self._renew, self._owner
-            self._fields, self._seen, self._watched, self._pending, self._renew, self._unchanged, self._owner = before
-            self._renew = self._renew or renew
-            self._owner = owner or self._owner
-            if later is not None:
-                self._pending = later if self._pending is None else self._pending.then(later)
-
-        return take_back
+    def take_back(self, before: Before) -> None:
+        """The store refused: all is to be done as if it had never been tried, and what has been done since on top."""
+        self._ended = before.ended or self._ended
+        if self.ticket is not before.ticket or self._record is not before.record:
+            return  # destroyed or read anew meanwhile: there is nothing left to go back to
+        later, fields = self._pending, before.fields or {}
+        # What has been decoded since is in the handler's hands, and may have been changed in place.
+        written = before.pending.written if before.pending is not None else {}
+        seen = {name: it for name, it in self._seen.items() if name in fields and name not in written} | before.seen
+        self._pending = before.pending if later is None or before.pending is None else before.pending.then(later)
+        self._pending = self._pending or later
+        self._renew = before.renew or self._renew
+        self._unchanged = before.unchanged
+        self._owner = self._owner or before.owner
+        if later is not None and later.retain is not None:
+            fields = retained(fields, later.retain)
+            seen = {name: it for name, it in seen.items() if name in fields}
+        self._see(fields, seen)
 
     def settle(self, record: Record, applied: Applied) -> None:
         """Take note that the store has `record`, after `advance`; counters are exact from here on."""
@@ -374,18 +413,29 @@ class Session(MutableMapping[str, Any]):
         """A record that has come into being for a session which was destroyed meanwhile: the next commit deletes it."""
         self._ended = session_id
 
-    def seal(self, reason: TooLate | None) -> None:
-        """From now on every change raises `reason`; with `None` changes are allowed again."""
-        self._sealed = reason
+    def close(self, change: TooLate | None, ticket: TooLate | None) -> None:
+        """From now on every change raises `change`; whatever needs a new ticket (a new session or a renewal), `ticket`."""
+        self._sealed = change
+        self._undeliverable = ticket
+
+    def unseal(self) -> None:
+        """From now on changes are allowed again."""
+        self._sealed = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the handler destroyed the session, and the store has not been told yet."""
+        return self._ended is not None
+
+    @property
+    def renewing(self) -> bool:
+        """Whether the handler asked for a new ticket, and the store has not been told yet."""
+        return self._renew
 
     @property
     def sealed(self) -> bool:
         """Whether changes are refused."""
         return self._sealed is not None
-
-    def close_cookie(self, reason: TooLate) -> None:
-        """From now on whatever needs a new ticket, which is a new session or a renewal, raises `reason`."""
-        self._undeliverable = reason
 
     def guard_first_look(self, check: Callable[[], None]) -> None:
         """From now on a first look calls `check`, which may raise."""
@@ -434,11 +484,8 @@ class Session(MutableMapping[str, Any]):
         pending = self._change()
         if not isinstance(name, str) or not name or name[0] == "@":
             raise BadFieldName(name)
-        if not name.isascii():
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise BadFieldName(name) from None
+        if not name.isascii() and not is_text(name):
+            raise BadFieldName(name)
         return pending
 
     def _names(self, fields: dict[str, str]) -> dict[str, None]:
@@ -497,6 +544,11 @@ class Session(MutableMapping[str, Any]):
         value = self._codec.decode(session_id, name, self.stored_fields[name])
         return self._codec.encode(session_id, name, value)
 
+    def _see(self, fields: dict[str, str], seen: dict[str, Any]) -> None:
+        """From now on these are the stored fields, and those of them that are decoded."""
+        self._fields, self._seen = fields, seen
+        self._watched = {name: it for name, it in seen.items() if type(it) not in IMMUTABLE} or None
+
     def _session_id_to_be(self) -> str:
         """The id that the record has or will have. The ticket of a new session is made when it is first needed."""
         if self.ticket is None:
@@ -511,9 +563,8 @@ class Session(MutableMapping[str, Any]):
         if pending.retain is not None:
             names = tuple(name for name in names if name in pending.retain)
         pending.retain = names
-        fields = self._fields = retained(self._fields or {}, names)
-        self._seen = {name: value for name, value in self._seen.items() if name in fields}
-        self._watched = {name: value for name, value in (self._watched or {}).items() if name in fields} or None
+        fields = retained(self._fields or {}, names)
+        self._see(fields, {name: value for name, value in self._seen.items() if name in fields})
         pending.deleted &= fields.keys()
 
 

@@ -9,10 +9,10 @@ import re
 import secrets
 from binascii import b2a_base64
 
-_ID_CHARACTERS = 16  # 96 random bits, base64url
+ID_CHARACTERS = 16  # 96 random bits, base64url
 _SECRET_CHARACTERS = 32  # 192 random bits, base64url
-_ID_FORM = re.compile(rf"[A-Za-z0-9_-]{{{_ID_CHARACTERS}}}", re.ASCII)
-_FORM = re.compile(rf"[A-Za-z0-9_-]{{{_ID_CHARACTERS + _SECRET_CHARACTERS}}}", re.ASCII)
+_ID_FORM = re.compile(rf"[A-Za-z0-9_-]{{{ID_CHARACTERS}}}", re.ASCII)
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 class Ticket:
@@ -23,7 +23,7 @@ class Ticket:
 
     Attributes:
         session_id: 16 base64url characters.
-        secret_hash: SHA-256 of the secret, 64 hexadecimal digits: all that a store ever sees of it. A fast hash is right
+        secret_hash: SHA-256 of the secret in base64, 44 characters: all that a store ever sees of it. A fast hash is right
             here, unlike for passwords: 192 random bits cannot be guessed.
     """
 
@@ -32,7 +32,7 @@ class Ticket:
     def __init__(self, session_id: str, secret: str) -> None:
         self.session_id = session_id
         self._secret = secret
-        self.secret_hash = hashlib.sha256(secret.encode("ascii")).hexdigest()
+        self.secret_hash = b2a_base64(hashlib.sha256(secret.encode()).digest(), newline=False).decode()
 
     @classmethod
     def new(cls) -> Ticket:
@@ -40,11 +40,15 @@ class Ticket:
         return cls(secrets.token_urlsafe(12), secrets.token_urlsafe(24))
 
     @classmethod
-    def parse(cls, text: str) -> Ticket | None:
+    def parse(cls, value: bytes | str) -> Ticket | None:
         """The ticket in a cookie's value, or `None` for anything that is not exactly of a ticket's form."""
-        if _FORM.fullmatch(text) is None:
+        if isinstance(value, str):
+            value = value.encode("utf-8", "replace")
+        if len(value) != ID_CHARACTERS + _SECRET_CHARACTERS:
             return None
-        return cls(text[:_ID_CHARACTERS], text[_ID_CHARACTERS:])
+        if value.translate(None, _ALPHABET):  # something is left without the letters of the alphabet
+            return None
+        return cls(value[:ID_CHARACTERS].decode(), value[ID_CHARACTERS:].decode())
 
     def renewed(self) -> Ticket:
         """A ticket for the same session with a fresh secret."""
@@ -74,4 +78,4 @@ def same_hash(one: str, other: str) -> bool:
 
 def new_operation_id() -> str:
     """An id for one commit, 8 characters: enough to tell apart the few commits that a record remembers."""
-    return b2a_base64(os.urandom(6), newline=False).decode("ascii")
+    return b2a_base64(os.urandom(6), newline=False).decode()

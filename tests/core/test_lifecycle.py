@@ -403,7 +403,7 @@ def test_destroying_while_the_store_is_at_work_is_final(stored_already: bool) ->
 def test_where_no_cookie_can_go_out_any_more_nothing_is_renewed() -> None:
     ticket = a_ticket()
     session = request(ticket, stored(ticket, renewed_ms=NOW - HOUR, touched_ms=NOW - HOUR))
-    session.close_cookie(LATE)
+    session.close(None, LATE)
     assert update(plan(session, PERIODIC)).renewal is None
 
 

@@ -639,23 +639,23 @@ LATE = TooLate("change of a session", "the response has begun", "Change it earli
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_that_comes_too_late_says_what_to_do_and_changes_nothing(change: Any) -> None:
     session = loaded({"a": "1"})
-    session.seal(LATE)
+    session.close(LATE, None)
     assert session.sealed
     with pytest.raises(TooLate, match="Change it earlier"):
         change(session)
     assert dict(session) == {"a": 1}, "it can still be read"
     assert not session.delta()
-    session.seal(None)
+    session.unseal()
     change(session)
 
 
 def test_when_no_cookie_can_go_out_any_more_nothing_that_needs_one_is_begun() -> None:
     new = fresh()
-    new.close_cookie(LATE)
+    new.close(None, LATE)
     with pytest.raises(TooLate):
         new["a"] = 1
     old = loaded({"a": "1"})
-    old.close_cookie(LATE)
+    old.close(None, LATE)
     old["a"] = 2  # needs no new cookie
     for owner in (None, "user-7"):
         with pytest.raises(TooLate):

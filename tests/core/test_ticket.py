@@ -8,7 +8,7 @@ import hmac
 import logging
 import string
 import traceback
-from base64 import urlsafe_b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 
 import pytest
 from hypothesis import example, given
@@ -101,7 +101,7 @@ def test_a_renewed_ticket_has_the_same_id_and_another_secret() -> None:
 def test_a_store_gets_a_hash_of_the_secret_alone() -> None:
     ticket = Ticket.parse(VALUE)
     assert ticket is not None
-    assert ticket.secret_hash == hashlib.sha256(VALUE[16:].encode()).hexdigest()
+    assert ticket.secret_hash == b64encode(hashlib.sha256(VALUE[16:].encode()).digest()).decode()
 
 
 def test_the_stored_hash_is_no_ticket() -> None:
@@ -113,7 +113,7 @@ def test_the_stored_hash_is_no_ticket() -> None:
         ticket.session_id + stored,
         ticket.session_id + stored[:32],
         ticket.session_id + stored[32:],
-        ticket.session_id + urlsafe_b64encode(bytes.fromhex(stored)).decode()[:32],
+        ticket.session_id + urlsafe_b64encode(b64decode(stored)).decode()[:32],
     ]
     for text in shown:
         forged = Ticket.parse(text)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from msgspec.structs import replace
 
 from coatcheck.errors import ConfigurationError, OutcomeUnknown, SessionExists, StoreFull
-from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created
+from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created, remembers
 from coatcheck.stores.opening import without_password
 
 _CLOCK_START = time.time_ns() - time.monotonic_ns()
@@ -68,7 +68,7 @@ class MemoryStore:
             self._sweep(now_ms)
             present = self._live(new.session_id, now_ms)
             if present is not None:
-                if new.operation in present.operations:
+                if remembers(present.operations, new.operation):
                     return Applied(present.version, present.touched_ms)
                 raise SessionExists(new.session_id)
             if len(self._records) >= self._max_sessions:

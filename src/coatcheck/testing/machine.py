@@ -296,7 +296,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert expected.alive(now), "came back" if expected.deleted else "outlived its end"
         assert now < record.expires_ms
         got = (record.session_id, record.version, record.owner, record.operations)
-        assert got == (session_id, expected.version, expected.owner, expected.operations)
+        assert got == (session_id, expected.version, expected.owner, "".join(expected.operations))
         times = (record.created_ms, record.renewed_ms, record.touched_ms, record.idle_ms, record.deadline_ms)
         assert times == (expected.created, expected.renewed, expected.touched, expected.idle, expected.deadline)
         assert record.fields == expected.fields
