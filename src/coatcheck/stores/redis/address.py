@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from typing import Any, Literal, TypeVar
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio.connection import parse_url
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.opening import without_password
-from coatcheck.stores.redis.transport import Command
+from coatcheck.stores.redis.evicting import QUESTIONS, Eviction
+from coatcheck.stores.redis.transport import Command, ErrorReply
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 _NUMBER = re.compile("/?|/[0-9]+")
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
+
+_PORTS = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,8 @@ class Address:
         tls: how to check the server's certificate and show our own; `None` for a plain connection.
         username, password: of the server's access list; `None` for the default user without a password.
         database: its number.
+        kind: what it must be. A `primary` is asked for its role on each connection, because one that was replaced comes
+            back as a replica, under the same address; a `sentinel` has no databases.
     """
 
     host: str = "localhost"
@@ -41,40 +47,187 @@ class Address:
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     database: int = 0
+    kind: Literal["any", "primary", "sentinel"] = "any"
 
     def handshake(self) -> list[Command]:
-        """What is said first on each connection; see `ESSENTIAL_REPLIES`."""
+        """What is said first on each connection; see `objection`."""
         hello: list[str | int] = ["HELLO", 3]
         if self.password is not None:
             hello += ["AUTH", self.username or "default", self.password]
         hello += ["SETNAME", "coatcheck"]
+        # Nothing is asked of a sentinel but a sign of life: it knows few commands.
+        chosen: Command = ("PING",) if self.kind == "sentinel" else ("SELECT", self.database)
+        role: list[Command] = [("ROLE",)] if self.kind == "primary" else []
+        evicting: list[Command] = [] if self.kind == "sentinel" else QUESTIONS
         return [
             tuple(hello),
-            ("SELECT", self.database),
+            chosen,
             # Servers before Redis 7.2 do not know these two, which is no harm.
             ("CLIENT", "SETINFO", "LIB-NAME", "coatcheck"),
             ("CLIENT", "SETINFO", "LIB-VER", version("coatcheck")),
+            *evicting,
+            *role,
         ]
+
+    def objection(self, replies: list[Any]) -> str:
+        """Why a connection on which `handshake` was answered so cannot be used; `""` if it can."""
+        for reply in replies[:2]:  # the greeting, and the choice of the database
+            if type(reply) is ErrorReply:
+                return f"it does not let us in: {_harmless(reply)}"
+        if self.kind == "primary":
+            role = replies[-1]
+            if type(role) is ErrorReply:
+                return f"it does not say whether it is a primary: {_harmless(role)}"
+            if not role or role[0] != "master":
+                return "it is a replica"
+        return ""
+
+    def eviction(self, replies: list[Any]) -> Eviction | None:
+        """Whether the server evicts sessions, by its replies to `handshake`."""
+        return None if self.kind == "sentinel" else Eviction.told(replies[4:6])
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
 
 
-ESSENTIAL_REPLIES = 2
-"""How many replies to `Address.handshake` must be good: the greeting and the choice of the database."""
+def _harmless(refusal: ErrorReply) -> str:
+    """The server's words, unless they may quote the password that it was sent."""
+    if refusal.code in ("WRONGPASS", "NOAUTH", "NOPERM", "LOADING") or "DB index" in refusal.message:
+        return refusal.message
+    return f"{refusal.code} (is it older than Redis 6, or are its commands renamed?)"
 
 
-def parse(url: str) -> tuple[Address, dict[str, str]]:
-    """The server that a URL names, and those options in its query that do not concern the connection.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a store's URL names.
 
-    Options for TLS: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` (paths), `ssl_cert_reqs` (`required` or `none`),
-    `ssl_check_hostname` (`true` or `false`).
+    - `redis://user:password@host:6379/0`, one server; `rediss://` for TLS, `unix:///path/to/socket?db=0`.
+    - `redis+sentinel://user:password@host1:26379,host2,host3/service?db=0`: whichever server the sentinels call the
+      primary of that service. User and password are the server's; the sentinels' own are options.
+    - `redis+cluster://user:password@host1:6379,host2,host3`: a cluster, of which some nodes are named.
 
-    Raises:
-        ConfigurationError: it names none.
+    `valkey` and `valkeys` mean what `redis` and `rediss` mean. All else stands in the query: `?prefix=shop:&timeout=0.5`.
+
+    Attributes:
+        shown: the URL without its password, for messages.
+        addresses: of the server; of the sentinels; of some nodes of the cluster.
+        topology: which of the three.
+        server: for Sentinel, how to be let in by the servers that the sentinels name; its host and port mean nothing.
+        service: for Sentinel, what the sentinels call the primary and its replicas.
+        prefix: what all keys begin with; default `coatcheck:`.
+        timeout: seconds for one exchange where the caller gives none, and for connecting; default 1.
+        max_in_flight: exchanges under way at most on the one connection of an event loop; default 4096. Further ones wait
+            their turn.
+        max_connections: of a synchronous store, each lent to one thread at a time; default 32. Further threads wait their
+            turn.
+        heartbeat: seconds of silence after which the server is asked for a sign of life; default 10.
+        durability: `primary` (default): a commit is acknowledged when the server has applied it. `replica`: when one of
+            its replicas has it too.
+
+    For TLS, the query also takes `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` (paths), `ssl_cert_reqs` (`required` or
+    `none`) and `ssl_check_hostname` (`true` or `false`); for Sentinel, `sentinel_username` and `sentinel_password`.
     """
+
+    shown: str
+    addresses: tuple[Address, ...]
+    topology: Literal["single", "sentinel", "cluster"] = "single"
+    server: Address | None = None
+    service: str = ""
+    prefix: str = "coatcheck:"
+    timeout: float = 1.0
+    max_in_flight: int = 4096
+    max_connections: int = 32
+    heartbeat: float = 10.0
+    durability: Literal["primary", "replica"] = "primary"
+
+    @property
+    def confirm_within(self) -> float | None:
+        """Seconds at most that a commit waits until a replica has it too; `None` not to wait."""
+        return self.timeout if self.durability == "replica" else None
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """Take the URL apart.
+
+        Raises:
+            ConfigurationError: a part or an option that is unknown or cannot work.
+        """
+        shown = without_password(url)
+        scheme, _, kind = url.partition("://")[0].lower().partition("+")
+        where: dict[str, Any]
+        if kind == "sentinel":
+            where, options = _sentinels(scheme, url)
+        elif kind == "cluster":
+            addresses, options = _several(scheme, url, "cluster")
+            if addresses[0].database:
+                raise ConfigurationError(
+                    "db", addresses[0].database, "a cluster has no database but 0", "Tell users apart by ?prefix="
+                )
+            where = {"topology": "cluster", "addresses": addresses}
+        else:
+            address, options = _address(url)
+            where = {"addresses": (address,)}
+        durable = _choice("durability", options, {"primary": False, "replica": True}, default=False)
+        target = cls(
+            shown=shown,
+            prefix=options.pop("prefix", "coatcheck:"),
+            timeout=_number("timeout", options.pop("timeout", "1"), float),
+            max_in_flight=_number("max_in_flight", options.pop("max_in_flight", "4096"), int),
+            max_connections=_number("max_connections", options.pop("max_connections", "32"), int),
+            heartbeat=_number("heartbeat", options.pop("heartbeat", "10"), float),
+            durability="replica" if durable else "primary",
+            **where,
+        )
+        if options:
+            known = (
+                "Known: prefix, timeout, max_in_flight, max_connections, heartbeat, durability, db, ssl_… for TLS, "
+                "and sentinel_username and sentinel_password for Sentinel"
+            )
+            raise ConfigurationError("store", shown, f"unknown option {next(iter(options))!r}", known)
+        return target
+
+
+def _sentinels(scheme: str, url: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a URL says of sentinels and their service, and what else is in its query."""
+    parts = _split(url)
+    service = unquote(parts.path[1:])
+    if not service or "/" in parts.path[1:] or "@" in parts.path:
+        raise ConfigurationError(
+            "store", without_password(url), "the name of the service, which the sentinels watch, is missing or unclear",
+            f"Write it after the hosts: '{scheme}+sentinel://host1:26379,host2,host3/mymaster?db=0'",
+        )  # fmt: skip
+    addresses, options = _several(scheme, urlunsplit(parts._replace(path="")), "sentinel")
+    user, password = options.pop("sentinel_username", None), options.pop("sentinel_password", None)
+    if user and not password:
+        raise ConfigurationError("sentinel_username", user, "it has no password", "Add sentinel_password")
+    sentinels = [replace(each, username=user, password=password, database=0, kind="sentinel") for each in addresses]
+    server = replace(addresses[0], kind="primary")
+    return {"topology": "sentinel", "addresses": tuple(sentinels), "server": server, "service": service}, options
+
+
+def _several(scheme: str, url: str, kind: str) -> tuple[tuple[Address, ...], dict[str, str]]:
+    """The servers whose hosts stand in a URL, with commas between them, and what else is in its query."""
+    parts = _split(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    addresses: list[Address] = []
+    options: dict[str, str] = {}
+    for host in hosts.split(","):
+        if not host or scheme not in ("redis", "rediss", "valkey", "valkeys"):
+            raise ConfigurationError(
+                "store", without_password(url), "a host is missing, or the scheme is unknown",
+                f"Use one such as 'redis+{kind}://host1:{_PORTS[kind]},host2,host3'",
+            )  # fmt: skip
+        port = "" if re.search(r":[^\]:]*$", host) else f":{_PORTS[kind]}"
+        address, options = _address(urlunsplit(parts._replace(scheme=scheme, netloc=f"{user}{at}{host}{port}")))
+        # What is checked with certificates is one thing, so that addresses that say the same are equal.
+        addresses.append(replace(address, tls=addresses[0].tls) if addresses else address)
+    return tuple(dict.fromkeys(addresses)), options
+
+
+def _address(url: str) -> tuple[Address, dict[str, str]]:
+    """The server that a URL names, and those options in its query that do not concern the connection."""
+    parts = _split(url)
     try:
-        parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         options = dict(pairs)
         unclear = "@" in parts.path + parts.query or "#" in url or len(pairs) != len(options)
@@ -92,11 +245,7 @@ def parse(url: str) -> tuple[Address, dict[str, str]]:
             raise ValueError
     except ValueError:
         # Not the error's own words: they may quote a piece of the password, taken for the port or for an option.
-        raise ConfigurationError(
-            "store", without_password(url), "host, port, path, options or number of the database cannot be made out",
-            "Use one such as 'redis://localhost:6379/0' or 'unix:///run/valkey.sock?db=0'; "
-            "in a password write / ? # @ as %2F %3F %23 %40",
-        ) from None  # fmt: skip
+        raise _unclear(url) from None
     secure = parts.scheme.lower() in ("rediss", "valkeys")
     if tls_options and not secure:
         raise ConfigurationError(
@@ -112,6 +261,21 @@ def parse(url: str) -> tuple[Address, dict[str, str]]:
         database=found.get("db", 0),
     )
     return address, options
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise _unclear(url) from None
+
+
+def _unclear(url: str) -> ConfigurationError:
+    return ConfigurationError(
+        "store", without_password(url), "host, port, path, options or number of the database cannot be made out",
+        "Use one such as 'redis://localhost:6379/0' or 'unix:///run/valkey.sock?db=0'; "
+        "in a password write / ? # @ as %2F %3F %23 %40",
+    )  # fmt: skip
 
 
 def _tls(options: dict[str, str], url: str) -> ssl.SSLContext:
@@ -151,3 +315,13 @@ def _choice(name: str, options: dict[str, str], choices: Mapping[str, bool], *, 
     if text.lower() not in choices:
         raise ConfigurationError(name, text, "unknown", f"Use {' or '.join(choices)}")
     return choices[text.lower()]
+
+
+def _number(option: str, text: str, kind: type[N]) -> N:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = kind(0)
+    if not 0 < number < 1_000_000:
+        raise ConfigurationError(option, text, "not a positive number", f"Use one, for instance ?{option}=1")
+    return number

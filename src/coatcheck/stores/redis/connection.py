@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request, pack
-from coatcheck.stores.redis.transport import ExchangeFailed
+from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
+
+T = TypeVar("T")
 
 
 class Connection(asyncio.Protocol):
@@ -61,14 +63,14 @@ class Connection(asyncio.Protocol):
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
-    def send(self, packed: bytes, wanted: int, now: float, deadline: float) -> asyncio.Future[list[Any]]:
+    def send(self, packed: bytes, wanted: int, read: Read[T], now: float, deadline: float) -> asyncio.Future[T]:
         """Send commands, which have `wanted` replies, with whatever else is sent in this tick.
 
-        The future gets the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; a little later at most)
-        or when the connection is lost.
+        The future gets what `read` makes of the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; a little
+        later at most) or when the connection is lost.
         """
-        waiter: asyncio.Future[list[Any]] = self._future()
-        self.line.append(Request(waiter, wanted, now, deadline))
+        waiter: asyncio.Future[T] = self._future()
+        self.line.append(Request(waiter, wanted, read, now, deadline))
         self._out.append(packed)
         self._unsent += 1
         if not self._flush_due:
@@ -175,13 +177,13 @@ class Connection(asyncio.Protocol):
         elif silence < self._heartbeat:
             self._tick(self._heartbeat - silence, often=False)
         else:
-            sign = self.send(pack([("PING",)]), 1, now, now + self._timeout)
+            sign = self.send(pack([("PING",)]), 1, whole, now, now + self._timeout)
             sign.add_done_callback(lambda sign: sign.cancelled() or sign.exception())
             self._tick(self._often, often=True)
 
 
 def _fail(request: Request, error: ExchangeFailed) -> None:
-    waiter = cast("asyncio.Future[list[Any]]", request.waiter)
+    waiter = cast("asyncio.Future[Any]", request.waiter)
     if not waiter.done():
         waiter.set_exception(error)
         waiter.exception()  # its caller may have been cancelled in this very moment: nobody need be told of that

@@ -8,13 +8,14 @@ many, or bytes that are no reply, mean that the order is lost; the connection mu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import hiredis
 from msgspec import Struct
 
-from coatcheck.stores.redis.transport import Command, ErrorReply
+from coatcheck.errors import ForeignReply
+from coatcheck.stores.redis.transport import Command, ErrorReply, Packed, Read
 
 
 class OrderLost(Exception):
@@ -28,8 +29,12 @@ class Waiter(Protocol):
         """Whether it has stopped waiting."""
         ...
 
-    def set_result(self, replies: list[Any], /) -> None:
-        """Here are the replies."""
+    def set_result(self, answer: Any, /) -> None:
+        """Here is the answer."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """The replies make no answer, but this."""
         ...
 
 
@@ -37,8 +42,9 @@ class Request(Struct):
     """One place in the line.
 
     Attributes:
-        waiter: who gets the replies.
-        wanted: how many there will be.
+        waiter: who gets the answer.
+        wanted: how many replies there will be.
+        read: makes the answer of them.
         sent_at, deadline: on the waiter's clock.
         replies: those that have come.
         spared: whether it has been let off its deadline once.
@@ -46,6 +52,7 @@ class Request(Struct):
 
     waiter: Waiter
     wanted: int
+    read: Read[Any]
     sent_at: float
     deadline: float
     replies: list[Any] = []
@@ -66,11 +73,16 @@ class Conversation:
         )
         self._on_push = on_push
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether every request has been answered, and nothing that came is left over."""
+        return not self.line and not self._reader.has_data()
+
     def hear(self, data: bytes) -> None:
-        """Take what the server sent, and hand complete replies to whoever waits for them.
+        """Take what the server sent, and tell whoever waits what complete replies mean.
 
         Raises:
-            OrderLost: drop the connection. Replies handed out before are right.
+            OrderLost: drop the connection. Answers given before are right.
         """
         self._reader.feed(data)
         line = self.line
@@ -84,18 +96,26 @@ class Conversation:
                 if not line:
                     raise OrderLost("a reply that nobody asked for")
                 request = line[0]
-                request.replies.append(reply)
-                if len(request.replies) == request.wanted:
-                    line.popleft()
-                    if not request.waiter.done():
-                        request.waiter.set_result(request.replies)
+                replies = request.replies
+                replies.append(reply)
+                if len(replies) < request.wanted:
+                    continue
+                line.popleft()
+                waiter = request.waiter
+                if not waiter.done():
+                    try:
+                        waiter.set_result(request.read(replies))
+                    except Exception as error:
+                        waiter.set_exception(error)
+                        if isinstance(error, ForeignReply):
+                            raise OrderLost("a reply that belonged to another request came") from None
         except hiredis.ProtocolError as error:
             raise OrderLost(f"what came is no reply ({error})") from None
 
 
-def pack(commands: Iterable[Command]) -> bytes:
+def pack(commands: list[Command]) -> bytes:
     """The commands as the server reads them."""
-    return b"".join(map(_pack, commands))
+    return commands.data if type(commands) is Packed else b"".join(map(_pack, commands))
 
 
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]

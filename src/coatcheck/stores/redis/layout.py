@@ -1,9 +1,9 @@
 """How a session looks in Redis, and how to read what the server says about it. Pure: no socket, no waiting.
 
     > HGETALL coatcheck:session:4vGkq0cWm2n8Zx1B
-    user  "Garimoo"
-    hits  2
-    @version 2  …
+    user   "Garimoo"
+    hits   2
+    @life  [2,1795395600123,0,124333,7200000,604800000]  …
 
 Every key of one session is one hash, so that all of its operations are single-key and work on a cluster. The owner index
 is a sorted set in its own slot; see `own.lua`.
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import DecodeError, Meta
+from msgspec.json import Decoder
 
 from coatcheck.errors import (
     Conflict,
@@ -25,10 +27,12 @@ from coatcheck.errors import (
     OutcomeUnknown,
     SessionExists,
     SessionGone,
+    StoreFull,
+    StoreUnavailable,
 )
-from coatcheck.record import Applied, Changes, NewRecord, Record, counter
-from coatcheck.stores.redis.transport import Command
-from coatcheck.ticket import is_session_id
+from coatcheck.record import Applied, Changes, NewRecord, Record, counter, is_text
+from coatcheck.stores.redis.transport import Command, ErrorReply, Packed
+from coatcheck.ticket import ID_CHARACTERS, is_session_id
 
 
 class Script:
@@ -57,17 +61,32 @@ def with_script_text(command: Command) -> Command:
     return _SCRIPTS[str(command[1])].with_text(command) if command[0] == "EVALSHA" else command
 
 
-@dataclass(frozen=True, slots=True)
+class ScriptUnknown(Exception):
+    """The server does not know a script by its SHA-1.
+
+    Attributes:
+        committed: whether it was another script than the commit's, which was therefore carried out.
+    """
+
+    def __init__(self, *, committed: bool) -> None:
+        self.committed = committed
+
+
 class Layout:
     """Key names, commands and replies.
 
-    Attributes:
+    Args:
         store: the store's address without its password, for messages.
         prefix: what all keys begin with.
     """
 
-    store: str
-    prefix: str = "coatcheck:"
+    def __init__(self, store: str, prefix: str = "coatcheck:") -> None:
+        self.store = store
+        self.prefix = prefix
+        # The bytes of a read, but for the session's id. To pack its commands anew costs ten times as much.
+        start = f"${len(self.session_key('').encode()) + ID_CHARACTERS}\r\n{self.session_key('')}"
+        self._hgetall = f"*2\r\n$7\r\nHGETALL\r\n{start}"
+        self._pttl = f"\r\n*2\r\n$4\r\nPTTL\r\n{start}"
 
     def session_key(self, session_id: str) -> str:
         return f"{self.prefix}session:{session_id}"
@@ -80,7 +99,11 @@ class Layout:
     def read(self, session_id: str) -> list[Command]:
         """The hash and what is left of its life: two commands in one round trip."""
         key = self.session_key(session_id)
-        return [("HGETALL", key), ("PTTL", key)]
+        commands = Packed((("HGETALL", key), ("PTTL", key)))
+        if len(session_id) != ID_CHARACTERS or not session_id.isascii():
+            return list(commands)
+        commands.data = f"{self._hgetall}{session_id}{self._pttl}{session_id}\r\n".encode()
+        return commands
 
     def record(self, session_id: str, replies: list[Any]) -> Record | None:
         """The record in the replies to `read`.
@@ -89,105 +112,102 @@ class Layout:
         server's decides, and no further command is needed.
         """
         raw, left_ms = replies
-        if type(raw) is list:  # RESP2
-            raw = dict(zip(raw[::2], raw[1::2], strict=False))
         if type(raw) is not dict or type(left_ms) is not int:
-            raise ForeignReply(self.store, session_id, "a reply of another kind")
+            raw, left_ms = self.good(session_id, replies)
+            if type(raw) is not list or type(left_ms) is not int:
+                raise ForeignReply(self.store, session_id, "a reply of another kind")
+            raw = dict(zip(raw[::2], raw[1::2], strict=False))  # RESP2
         if not raw:
             return None
-        stored_id = raw.pop("@id", None)
-        if stored_id != session_id:
-            if stored_id is None:
-                raise CorruptRecord(session_id, "it has no @id")
-            if not is_session_id(stored_id):
-                raise CorruptRecord(session_id, "its @id is none")
-            raise ForeignReply(self.store, session_id, "a record with another id")
         take = raw.pop
         try:
-            previous = take("@previous", None)
-            previous_hash, _, previous_until = previous.partition(" ") if previous else (None, "", "0")
-            deadline = take("@deadline", None)
-            numbers = [
-                raw.pop("@version"), raw.pop("@created"), raw.pop("@renewed"), raw.pop("@touched"), raw.pop("@idle"),
-                "0" if deadline is None else deadline, previous_until,
-            ]  # fmt: skip
-            version, created_ms, renewed_ms, touched_ms, idle_ms, deadline_ms, previous_until_ms = map(int, numbers)
-            record = Record(
-                session_id=session_id,
-                secret_hash=take("@secret"),
-                version=version,
-                created_ms=created_ms,
-                renewed_ms=renewed_ms,
-                touched_ms=touched_ms,
-                idle_ms=idle_ms,
-                deadline_ms=None if deadline is None else deadline_ms,
-                previous_hash=previous_hash,
-                previous_until_ms=previous_until_ms,
-                owner=take("@owner", None),
-                operations=tuple(take("@operations", "").split()),
-                read_at_ms=0,
-                fields=raw,
-            )
+            ticket, life = take("@ticket"), take("@life")
         except KeyError as missing:
             raise CorruptRecord(session_id, f"it has no {missing.args[0]}") from None
-        except ValueError:
-            raise CorruptRecord(session_id, "a reserved field holds no number") from None
-        # As strict as `update.lua`, or a session could be read that can never be changed: digits only, and at most 15.
-        all_digits = "".join(numbers)
-        if not (all_digits.isascii() and all_digits.isdigit()) or max(map(len, numbers)) > 15:
-            raise CorruptRecord(session_id, "a reserved field holds a strange number")
-        if record.owner is not None and not _is_text(record.owner):
+        stored_id, _, secret_hash = ticket.partition(" ")
+        if stored_id != session_id:
+            if not is_session_id(stored_id):
+                raise CorruptRecord(session_id, "its @ticket names no session")
+            raise ForeignReply(self.store, session_id, "a record with another id")
+        try:
+            version, created_ms, renewed, touched, idle_ms, deadline = _life(life)
+        except DecodeError:
+            raise CorruptRecord(session_id, "its @life is not six numbers") from None
+        previous_hash, previous_until_ms = None, 0
+        if "@previous" in raw:
+            previous_hash, previous_until_ms = self._previous(session_id, take("@previous"))
+        owner = take("@owner", None)
+        if owner is not None and not owner.isascii() and not is_text(owner):
             raise CorruptRecord(session_id, "its owner is no text")
+        operations = take("@operations", "")
         if not "".join(raw).isascii():
-            record.fields = {name: text for name, text in raw.items() if _is_text(name)}  # nobody could name the others
+            raw = {name: text for name, text in raw.items() if is_text(name)}  # nobody could name the others
         if left_ms in (0, -2):  # its last millisecond, or it went between the two commands
             return None
-        # Somebody made the key live for ever: nobody's clock is at hand, so nothing is due until the next write.
-        record.read_at_ms = record.expires_ms - left_ms if left_ms > 0 else record.touched_ms
-        return record
+        expires = touched + idle_ms
+        if deadline and deadline < expires:
+            expires = deadline
+        # -1: somebody made the key live for ever. No clock is at hand then, and nothing is due until it is written.
+        read_at = expires - left_ms if left_ms > 0 else touched
+        return Record(
+            session_id, secret_hash, version, created_ms, created_ms + renewed, created_ms + touched, idle_ms,
+            created_ms + read_at, created_ms + deadline if deadline else None, previous_hash, previous_until_ms,
+            owner, operations, raw,
+        )  # fmt: skip
+
+    def _previous(self, session_id: str, text: str) -> tuple[str, int]:
+        previous_hash, _, until_ms = text.partition(" ")
+        if not (until_ms.isascii() and until_ms.isdigit() and len(until_ms) <= 15):
+            raise CorruptRecord(session_id, "its @previous names no time")
+        return previous_hash, int(until_ms)
 
     # --- write -------------------------------------------------------------------------------------------------------
 
     def create(self, new: NewRecord) -> Command:
-        return CREATE.command(
-            self.session_key(new.session_id), new.session_id, new.operation, new.secret_hash, new.idle_ms,
-            _or_empty(new.absolute_ms), new.owner or "", *_pairs(new.fields),
-        )  # fmt: skip
+        order = f"{new.session_id} {new.operation} {new.secret_hash} {new.idle_ms} {new.absolute_ms or 0}"
+        return CREATE.command(self.session_key(new.session_id), order, new.owner or "", *_pairs(new.fields))
 
-    def created(self, new: NewRecord, reply: Any) -> Applied:
-        word, rest = self._checked(new.session_id, new.operation, reply)
-        if word == "exists":
+    def created(self, new: NewRecord, replies: list[Any]) -> Applied:
+        reply, words = self._outcome(new.session_id, new.operation, replies)
+        if words[0] == "exists":
             raise SessionExists(new.session_id)
-        return Applied(int(rest[0]), int(rest[1]))
+        return Applied(reply[1], reply[2])
 
     def update(self, session_id: str, changes: Changes) -> Command:
-        renewal = changes.renewal
-        retain = changes.retain
+        sets, deletes, increments, retain = changes.sets, changes.deletes, changes.increments, changes.retain
+        renewal = "- 0 -"
+        if changes.renewal is not None:
+            it = changes.renewal
+            renewal = f"{it.secret_hash} {it.grace_ms} {it.replaces or '-'}"
+        order = (
+            f"{session_id} {changes.operation or '-'} {changes.proof or '-'} {changes.read_version} "
+            f"{'1' if changes.retry else '0'} {'1' if changes.unchanged else '0'} "
+            f"{changes.idle_ms} {changes.absolute_ms or 0} {renewal} "
+            f"{-1 if retain is None else len(retain)} {len(sets)} {len(deletes)} {len(increments)}"
+        )
         return UPDATE.command(
-            self.session_key(session_id), session_id, changes.operation, changes.proof, changes.read_version,
-            "1" if changes.retry else "", "1" if changes.unchanged else "",
-            changes.idle_ms, _or_empty(changes.absolute_ms), changes.owner or "",
-            renewal.secret_hash if renewal else "", renewal.grace_ms if renewal else 0,
-            (renewal.replaces or "") if renewal else "",
-            -1 if retain is None else len(retain), len(changes.sets), len(changes.deletes), len(changes.increments),
-            *(retain or ()), *_pairs(changes.sets), *changes.deletes, *_pairs(changes.increments),
+            self.session_key(session_id), order, changes.owner or "",
+            *(retain or ()), *_pairs(sets), *deletes, *_pairs(increments),
         )  # fmt: skip
 
-    def updated(self, session_id: str, changes: Changes, reply: Any) -> Applied:
-        word, rest = self._checked(session_id, changes.operation, reply)
+    def updated(self, session_id: str, changes: Changes, replies: list[Any]) -> Applied:
+        reply, words = self._outcome(session_id, changes.operation or "-", replies)
+        word = words[0]
         if word == "ok":
-            sums = {}
-            for name, text in zip(changes.increments, rest[3:], strict=True):
-                with suppress(NotACounter):  # only where this commit was repeated: see `coatcheck.record.apply`
-                    sums[name] = counter(name, text)
-            return Applied(int(rest[0]), int(rest[1]), sums, rest[2] == "renewed", rest[2] == "previous")
+            sums: dict[str, int] = {}
+            if changes.increments:
+                for name, text in zip(changes.increments, reply[3:], strict=True):
+                    with suppress(NotACounter):  # only where this commit was repeated: see `coatcheck.record.apply`
+                        sums[name] = counter(name, text)
+            return Applied(reply[1], reply[2], sums, words[3] == "renewed", words[3] == "previous")
         if word == "gone":
             raise SessionGone(session_id)
         if word == "conflict":
             raise Conflict(session_id)
-        if word == "not a counter":
-            why = "the result would not fit into 64 bits" if rest[1] == "overflow" else "it does not hold an integer"
-            raise NotACounter(rest[0], why)
+        if word == "overflow":
+            raise NotACounter(reply[1], "the result would not fit into 64 bits")
+        if word == "no-integer":
+            raise NotACounter(reply[1], "it does not hold an integer")
         if word == "unknown":
             raise OutcomeUnknown(self.store, session_id, "too many commits came since")
         raise CorruptRecord(session_id, "a reserved field is missing or holds something else")
@@ -203,7 +223,7 @@ class Layout:
         owner, count = replies
         if type(count) is not int:
             raise ForeignReply(self.store, session_id, "a reply of another kind")
-        return count > 0, owner if type(owner) is str and _is_text(owner) else None
+        return count > 0, owner if type(owner) is str and is_text(owner) else None
 
     # --- the index of owners -----------------------------------------------------------------------------------------
 
@@ -226,24 +246,51 @@ class Layout:
     def left(self, owner: str, session_id: str) -> Command:
         return ("ZREM", self.owner_key(owner), session_id)
 
-    def _checked(self, session_id: str, operation: str, reply: Any) -> tuple[str, list[Any]]:
-        """A script's answer, if it is the answer to this very call."""
-        if type(reply) is not list or len(reply) < 3 or reply[1:3] != [session_id, operation]:
-            raise ForeignReply(self.store, session_id, "a reply to another commit")
-        return reply[0], reply[3:]
+    # --- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def _outcome(self, session_id: str, operation: str, replies: list[Any]) -> tuple[list[Any], list[str]]:
+        """A commit's answer, if it is the answer to this very one, and its words: `word session-id operation …`.
+
+        It is the last reply. What becomes of the index before it must not pass for its fate.
+        """
+        reply = replies[-1]
+        if type(reply) is not list or len(replies) > 1:
+            unknown = [type(each) is ErrorReply and each.code == "NOSCRIPT" for each in replies]
+            if any(unknown):
+                raise ScriptUnknown(committed=not unknown[-1])
+            self.good(session_id, [reply])
+        if type(reply) is list and reply and type(reply[0]) is str:
+            words = reply[0].split(" ")
+            if words[1:3] == [session_id, operation]:
+                return reply, words
+        raise ForeignReply(self.store, session_id, "a reply to another commit")
+
+    def good(self, session_id: str, replies: list[Any]) -> list[Any]:
+        """The replies, if none of them is an error."""
+        for reply in replies:
+            if type(reply) is ErrorReply:
+                if reply.code == "NOSCRIPT":
+                    raise ScriptUnknown(committed=False)
+                # Inside a script an older server puts its own words before the code.
+                if "WRONGTYPE" in reply.message:
+                    raise CorruptRecord(session_id, "its key holds another type")
+                if "OOM " in reply.message:
+                    raise StoreFull(self.store, reply.message)
+                raise StoreUnavailable(self.store, reply.message)
+        return replies
 
 
-def _is_text(text: str) -> bool:
-    """Whether it is UTF-8 in the store: what is not comes as lone surrogates, and can be written nowhere."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+# Few enough digits to be exact in Lua. `update.lua` accepts nothing else, or a session could be read that can never be
+# changed.
+_Number: TypeAlias = Annotated[int, Meta(ge=0, lt=10**15)]
+_decode_life = Decoder(tuple[_Number, _Number, _Number, _Number, _Number, _Number]).decode
 
 
-def _or_empty(number: int | None) -> str | int:
-    return "" if number is None else number
+def _life(text: str) -> tuple[int, int, int, int, int, int]:
+    """The numbers in `@life`. Raises `DecodeError`."""
+    if text.strip("[0123456789,]"):  # JSON allows white space
+        raise DecodeError
+    return _decode_life(text)
 
 
 def _pairs(items: Any) -> list[Any]:

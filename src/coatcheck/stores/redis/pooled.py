@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import redis.asyncio as client
 import redis.exceptions as client_errors
 
 from coatcheck.errors import ForeignReply
-from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed
+from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed, Read
 
 T = TypeVar("T")
 
 
 class PooledTransport:
-    """A transport over a connection pool of redis-py, one exchange per connection at a time. Never retries.
+    """A transport over a connection pool of redis-py, one exchange per connection at a time. Never retries, never closes it.
 
     Args:
         pool: the connections; its own retries must be off, or a commit may be sent behind our back.
-        owned: whether `close` closes the pool.
         timeout: seconds for one exchange, waiting for a connection and connecting included.
     """
 
-    def __init__(self, pool: client.ConnectionPool, *, owned: bool, timeout: float) -> None:
+    def __init__(self, pool: client.ConnectionPool, *, timeout: float) -> None:
         self._pool = pool
-        self._owned = owned
         self._timeout = timeout
 
-    async def exchange(
-        self, commands: list[Command], read: Callable[[list[Any]], T], *, timeout: float | None = None
-    ) -> T:
+    async def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+        """See `Transport.exchange`."""
         sent = False
         timeout = self._timeout if timeout is None else timeout
         try:
@@ -56,8 +52,7 @@ class PooledTransport:
             raise ExchangeFailed(str(error) or type(error).__name__, sent=sent) from error
 
     async def close(self) -> None:
-        if self._owned:
-            await self._pool.disconnect()
+        """Nothing of it is ours."""
 
     async def _give_back(self, connection: Any, clean: bool) -> None:
         """Return a connection to the pool; cut off, if replies may still be under way on it."""
@@ -71,21 +66,25 @@ class PooledTransport:
 async def _reply(connection: Any) -> Any:
     try:
         # Not decoded, even if the client would: bytes that are no UTF-8 would be an error there.
-        return _as_text(await connection.read_response(disable_decoding=True, disconnect_on_error=True))
+        return as_text(await connection.read_response(disable_decoding=True, disconnect_on_error=True))
     except client_errors.ResponseError as error:
-        # redis-py takes the code off for those errors that it has a class for.
-        code = _CODES.get(type(error), "")
-        return ErrorReply(str(error) if str(error).startswith(code) else f"{code} {error}")
+        return error_reply(error)
 
 
-def _as_text(reply: Any) -> Any:
+def error_reply(error: client_errors.ResponseError) -> ErrorReply:
+    """The reply that redis-py made this error of: it takes the code off where it has a class for it."""
+    code = _CODES.get(type(error), "")
+    return ErrorReply(str(error) if str(error).startswith(code) else f"{code} {error}")
+
+
+def as_text(reply: Any) -> Any:
     """The reply with its byte strings as texts, whichever way the connection was told to decode."""
     if type(reply) is bytes:
         return reply.decode("utf-8", "surrogateescape")
     if type(reply) is list:
-        return [_as_text(item) for item in reply]
+        return [as_text(item) for item in reply]
     if type(reply) is dict:
-        return {_as_text(name): _as_text(item) for name, item in reply.items()}
+        return {as_text(name): as_text(item) for name, item in reply.items()}
     return reply
 
 

@@ -1,12 +1,29 @@
-"""The seam between the store and whatever carries its commands. A transport sends, and keeps replies apart."""
+"""The seam between the stores and whatever carries their commands. A transport sends, and keeps replies apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-Command: TypeAlias = tuple[str | int, ...]
 T = TypeVar("T")
+
+Command: TypeAlias = tuple[str | int, ...]
+
+
+class Packed(list[Command]):
+    """Commands with their bytes, where these can be had for less than by packing the commands."""
+
+    __slots__ = ("data",)
+    data: bytes
+
+
+Read: TypeAlias = Callable[[list[Any]], T]
+"""Makes an answer of the replies to some commands. It may raise; a `ForeignReply` ends the connection."""
+
+
+def whole(replies: list[Any]) -> list[Any]:
+    """Reads nothing into the replies."""
+    return replies
 
 
 class ErrorReply(Exception):
@@ -26,6 +43,7 @@ class ExchangeFailed(Exception):
 
     Attributes:
         sent: whether the server may have executed the commands.
+        slow: whether it was time that ran out.
         worth_repeating: whether the connection broke under way. While the server cannot be reached, or is slow, sending
             more would only make it worse.
     """
@@ -33,24 +51,22 @@ class ExchangeFailed(Exception):
     def __init__(self, problem: str, *, sent: bool, slow: bool = False) -> None:
         super().__init__(problem)
         self.sent = sent
+        self.slow = slow
         self.worth_repeating = sent and not slow
 
 
 class Transport(Protocol):
     """Carries commands to the server and their replies back."""
 
-    async def exchange(
-        self, commands: list[Command], read: Callable[[list[Any]], T], *, timeout: float | None = None
-    ) -> T:
+    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """Send the commands in one write, and give `read` the replies, in order, texts as `str`.
 
-        Bytes that are not UTF-8 come as lone surrogates (PEP 383). An error reply stands in its place as a
-        an `ErrorReply`. If `read` raises `ForeignReply`, the connection is dropped. Cancelling drops it too, so that no
-        reply is ever left for somebody else.
+        Bytes that are not UTF-8 come as lone surrogates (PEP 383). An error reply stands in its place as an `ErrorReply`.
+        If `read` raises `ForeignReply`, the connection is dropped. Cancelling leaves no reply for somebody else.
 
         Args:
             commands: what to send.
-            read: makes an answer of the replies.
+            read: makes an answer of the replies. Called at most once, and not if nobody waits any more.
             timeout: seconds, waiting and connecting included; `None` for the transport's own.
 
         Raises:
@@ -60,4 +76,16 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Let go of connections that this transport opened itself."""
+        ...
+
+
+class SyncTransport(Protocol):
+    """The same for threads: `exchange` blocks. May be used from many threads at once."""
+
+    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+        """See `Transport.exchange`."""
+        ...
+
+    def close(self) -> None:
+        """See `Transport.close`."""
         ...

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
-from coatcheck.errors import ForeignReply
-from coatcheck.stores.redis.address import ESSENTIAL_REPLIES, Address
+from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.connection import Connection
 from coatcheck.stores.redis.conversation import pack
+from coatcheck.stores.redis.evicting import EvictionWarning
+from coatcheck.stores.redis.forking import tell_when_forked
 from coatcheck.stores.redis.gate import Gate
-from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed
+from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Transport, whole
 
 T = TypeVar("T")
 
@@ -46,43 +46,41 @@ class Wire:
         self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._gate = Gate()
+        self._warning = EvictionWarning(address)
         self._connection: Connection | None = None  # one that stands and has been let in
         self._connecting: asyncio.Task[None] | None = None
         self._turns: dict[asyncio.Future[None], None] = {}  # whoever waits, in order
-        self._closed = False
+        self._closed = ""  # why, once it is
 
-    async def exchange(
-        self, commands: list[Command], read: Callable[[list[Any]], T], *, timeout: float | None = None
-    ) -> T:
+    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """See `Transport.exchange`."""
-        packed = pack(commands)
         now = monotonic()
         deadline = now + (self._timeout if timeout is None else timeout)
-        if deadline <= now:
-            raise ExchangeFailed("no time is left", sent=False, slow=True)
         connection = self._connection
-        if connection is None or self._turns or len(connection.line) >= self._most:
-            connection = await self._turn(deadline)
-            now = monotonic()
-            if deadline <= now:
-                self._wake()  # for somebody else
-                raise ExchangeFailed("no time is left", sent=False, slow=True)
-        replies = await connection.send(packed, len(commands), now, deadline)
-        try:
-            return read(replies)
-        except ForeignReply:
-            connection.drop("a reply that belonged to another request came")
-            raise
+        if connection is None or self._turns or len(connection.line) >= self._most or deadline <= now:
+            return self._exchange_in_turn(commands, read, deadline)
+        return connection.send(pack(commands), len(commands), read, now, deadline)
 
-    async def close(self) -> None:
-        """Break off the connection; whoever waits is told. It cannot be used any more."""
-        self._closed = True
+    async def _exchange_in_turn(self, commands: list[Command], read: Read[T], deadline: float) -> T:
+        if deadline <= monotonic():
+            raise ExchangeFailed("no time is left", sent=False, slow=True)
+        packed = pack(commands)  # before the turn comes: a turn that was taken must be used, or nobody is woken
+        connection = await self._turn(deadline)
+        now = monotonic()
+        if deadline <= now:
+            self._wake()  # for somebody else
+            raise ExchangeFailed("no time is left", sent=False, slow=True)
+        return await connection.send(packed, len(commands), read, now, deadline)
+
+    async def close(self, why: str = "the store was closed") -> None:
+        """Break off the connection; whoever waits is told why. It cannot be used any more."""
+        self._closed = why
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         if self._connection is not None:
-            self._connection.drop("the store was closed")
-        self._fail_turns("the store was closed")
+            self._connection.drop(why)
+        self._fail_turns(why)
 
     # --- waiting for a connection, and for room on it ----------------------------------------------------------------
 
@@ -90,7 +88,7 @@ class Wire:
         """Wait until there is a connection with room on it, first come first served."""
         while True:
             if self._closed:
-                raise ExchangeFailed("the store was closed", sent=False)
+                raise ExchangeFailed(self._closed, sent=False)
             if self._connection is None and self._connecting is None:
                 closed_for = self._gate.closed_for(monotonic())
                 if closed_for:
@@ -134,9 +132,10 @@ class Wire:
                     await self._loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
                 greeting = address.handshake()
                 now = monotonic()
-                replies = await connection.send(pack(greeting), len(greeting), now, now + self._timeout)
-            refusals = [reply for reply in replies[:ESSENTIAL_REPLIES] if isinstance(reply, ErrorReply)]
-            problem = f"it does not let us in: {_harmless(refusals[0])}" if refusals else ""
+                replies = await connection.send(pack(greeting), len(greeting), whole, now, now + self._timeout)
+            problem = address.objection(replies)
+            if not problem:
+                self._warning.look(address.eviction(replies))
         except TimeoutError:
             problem = f"no connection within {self._timeout:g} s"
         except (OSError, ValueError, ExchangeFailed) as error:  # ssl.SSLError and UnicodeError are among them
@@ -188,65 +187,55 @@ class Wire:
                     turn.set_result(None)
 
 
-def _harmless(refusal: ErrorReply) -> str:
-    """The server's words, unless they may quote the password that it was sent."""
-    if refusal.code in ("WRONGPASS", "NOAUTH", "NOPERM", "LOADING") or "DB index" in refusal.message:
-        return refusal.message
-    return f"{refusal.code} (is it older than Redis 6, or are its commands renamed?)"
-
-
 _WAITING_ROOM = 16_384
 """How many may wait; further ones are refused at once rather than kept for nothing."""
 
 
-class Wires:
-    """A transport to one server for any event loop: each gets a `Wire` of its own, and so does a forked process.
+class PerLoop:
+    """A transport for any event loop: each gets one of its own, and so does a forked process.
 
-    Arguments are those of `Wire`.
+    Args:
+        make: makes the transport of the running loop.
     """
 
-    def __init__(self, address: Address, *, timeout: float, most: int = 4096, heartbeat: float = 10.0) -> None:
-        self.address = address
-        self._make: Callable[[], Wire] = lambda: Wire(address, timeout=timeout, most=most, heartbeat=heartbeat)
-        self._wires: dict[asyncio.AbstractEventLoop, Wire] = {}
-        # The last one used and what it belongs to, in one attribute: threads with loops of their own may share a store.
-        self._latest: tuple[object, asyncio.AbstractEventLoop | None, Wire | None] = (_process, None, None)
+    def __init__(self, make: Callable[[], Transport]) -> None:
+        self._make = make
+        self._wires: dict[asyncio.AbstractEventLoop, Transport] = {}
+        # The last one used and its loop, in one attribute: threads with loops of their own may share a store.
+        self._latest: tuple[asyncio.AbstractEventLoop | None, Transport | None] = (None, None)
+        tell_when_forked(self)
 
-    async def exchange(
-        self, commands: list[Command], read: Callable[[list[Any]], T], *, timeout: float | None = None
-    ) -> T:
+    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """See `Transport.exchange`."""
-        process, loop, wire = self._latest
-        if wire is None or loop is not asyncio.get_running_loop() or process is not _process:
+        loop, wire = self._latest
+        if wire is None or loop is not asyncio.get_running_loop():
             wire = self._wire_of_this_loop()
-        return await wire.exchange(commands, read, timeout=timeout)
+        return wire.exchange(commands, read, timeout=timeout)
 
     async def close(self) -> None:
-        """Break off this loop's connection."""
-        process = self._latest[0]
+        """Break off this loop's connections."""
         wire = self._wires.pop(asyncio.get_running_loop(), None)
-        self._latest = (_process, None, None)
-        if wire is not None and process is _process:
+        self._latest = (None, None)
+        if wire is not None:
             await wire.close()
 
-    def _wire_of_this_loop(self) -> Wire:
+    def forked(self) -> None:
+        """See `forking`. The parent's sockets are the parent's."""
+        self._wires = {}
+        self._latest = (None, None)
+
+    def _wire_of_this_loop(self) -> Transport:
         loop = asyncio.get_running_loop()
-        if self._latest[0] is not _process:  # the parent's sockets are the parent's
-            self._wires.clear()
         for other in [other for other in list(self._wires) if other.is_closed()]:
             self._wires.pop(other, None)
         wire = self._wires[loop] = self._wires.get(loop) or self._make()
-        self._latest = (_process, loop, wire)
+        self._latest = (loop, wire)
         return wire
 
 
-_process = object()
-"""Stands for this process; another one after a fork."""
+class Wires(PerLoop):
+    """A transport to one server for any event loop. Arguments are those of `Wire`."""
 
-
-def _forked() -> None:
-    global _process
-    _process = object()
-
-
-os.register_at_fork(after_in_child=_forked)
+    def __init__(self, address: Address, *, timeout: float, most: int = 4096, heartbeat: float = 10.0) -> None:
+        super().__init__(lambda: Wire(address, timeout=timeout, most=most, heartbeat=heartbeat))
+        self.address = address

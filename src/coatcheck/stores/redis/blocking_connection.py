@@ -1,0 +1,153 @@
+"""One connection to a server, for threads: whoever uses it has it alone, and waits for the answer."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.blocking_socket import BlockingSocket
+from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request, pack
+from coatcheck.stores.redis.evicting import Eviction
+from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
+
+T = TypeVar("T")
+
+
+class BlockingConnection:
+    """From its making to its closing; never used by two threads at a time.
+
+    Args:
+        address: the server.
+        heartbeat: seconds of silence after which the system asks the other side for a sign of life.
+
+    Attributes:
+        served: whether it has answered anything after the greeting.
+        used_at: when it last answered, on `time.monotonic`.
+        eviction: what the server said of evicting sessions, if it does.
+    """
+
+    def __init__(self, address: Address, *, heartbeat: float) -> None:
+        self._address = address
+        self._heartbeat = heartbeat
+        self._conversation = Conversation()
+        self._socket: BlockingSocket | None = None
+        self._let_in = False
+        self._settled = False  # whether all that was asked was answered, and nothing else came
+        self.served = False
+        self.used_at = 0.0
+        self.eviction: Eviction | None = None
+
+    def open(self, deadline: float) -> None:
+        """Connect and introduce ourselves.
+
+        Raises:
+            ExchangeFailed: that could not be done, or not until `deadline`.
+        """
+        try:
+            self._socket = BlockingSocket(self._address, deadline, keepalive=self._heartbeat)
+            greeting = self._address.handshake()
+            replies = self.exchange(pack(greeting), len(greeting), whole, deadline)
+            problem = self._address.objection(replies)
+            self.eviction = self._address.eviction(replies)
+        except TimeoutError:
+            raise ExchangeFailed("no connection in time", sent=False, slow=True) from None
+        except ExchangeFailed as failed:
+            raise ExchangeFailed(str(failed), sent=False, slow=failed.slow) from None
+        except (OSError, ValueError, RuntimeError) as error:  # the latter: no thread can be had to look up the name
+            raise ExchangeFailed(str(error), sent=False) from error
+        if problem or not self._settled:
+            raise ExchangeFailed(problem or "it says more than it is asked", sent=False)
+        self.served = False
+        self._let_in = True
+
+    def exchange(self, packed: bytes, wanted: int, read: Read[T], deadline: float) -> T:
+        """Send commands, wait for their replies, and give what `read` makes of them, or raise what it raises.
+
+        Args:
+            packed: the commands.
+            wanted: how many replies there will be.
+            read: makes the answer.
+            deadline: until when to wait, on `time.monotonic`.
+
+        Raises:
+            ExchangeFailed: the connection broke, or there was no answer in time.
+        """
+        assert self._socket is not None, "not open"
+        self._settled = False
+        outcome: _Outcome[T] = _Outcome()
+        self._conversation.line.append(Request(outcome, wanted, read, 0.0, deadline))
+        try:
+            self._socket.send(packed, deadline)
+            while not outcome.told:
+                data = self._socket.receive(deadline)
+                if not data:
+                    raise ExchangeFailed("the server closed the connection", sent=True)
+                self._conversation.hear(data)
+        except TimeoutError:
+            raise ExchangeFailed("no answer in time", sent=True, slow=True) from None
+        except OSError as error:
+            raise ExchangeFailed(f"the connection broke ({error})", sent=True) from error
+        except (OrderLost, TypeError, ValueError) as error:  # the latter two of hiredis
+            if not outcome.told:
+                raise ExchangeFailed(str(error), sent=True) from error
+        else:
+            self.used_at = monotonic()
+            self.served = True
+            self._settled = self._conversation.at_rest
+        return outcome.take()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the server has let us in, everything was answered, and not a byte is left over.
+
+        Only then may it be used once more: after an exchange that ended in any other way (a time limit, a signal, an
+        exception from outside) it has to be closed.
+        """
+        return self._let_in and self._settled
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be used once more, as far as can be told without asking the server.
+
+        Not if the other side has closed it; nor if something came that nobody asked for, and which would be taken for the
+        next answer.
+        """
+        return self.at_rest and self._socket is not None and self._socket.quiet
+
+    def close(self) -> None:
+        """Close it, without a word to the other side. In a forked child that leaves the parent's end as it is."""
+        self._settled = False
+        if self._socket is not None:
+            self._socket.close()
+
+
+class _Outcome(Generic[T]):
+    """What the replies meant; see `coatcheck.stores.redis.conversation.Waiter`."""
+
+    __slots__ = ("_answer", "_error", "told")
+
+    def __init__(self) -> None:
+        self.told = False
+        self._answer: T
+        self._error: Exception | None = None
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, answer: Any, /) -> None:
+        self._answer = answer
+        self.told = True
+
+    def set_exception(self, error: Exception, /) -> None:
+        self._error = error
+        self.told = True
+
+    def take(self) -> T:
+        error, self._error = (
+            self._error,
+            None,
+        )  # not kept, or the exception would hold on to itself through its traceback
+        if error is not None:
+            raise error
+        return self._answer

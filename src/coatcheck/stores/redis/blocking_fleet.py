@@ -1,0 +1,149 @@
+"""The transport to several servers for threads: carries out what a topology says, over a `BlockingWire` to each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from time import monotonic
+from typing import Any, TypeVar
+
+from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.blocking_wire import BlockingWire
+from coatcheck.stores.redis.confirming import awaits_replica, wait_for_replica
+from coatcheck.stores.redis.forking import tell_when_forked
+from coatcheck.stores.redis.steps import follow_blocking
+from coatcheck.stores.redis.topology import BRIEF, Pause, Refresh, Route, Send, Topology, is_news
+from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+
+T = TypeVar("T")
+
+
+class BlockingFleet:
+    """A `SyncTransport` over a few connections to each server, and a few others that commits wait for a replica on.
+
+    So nobody who reads waits behind those. A forked process has connections of its own.
+
+    Args:
+        topology: which servers.
+        timeout, most, heartbeat: as for `BlockingWire`; `most` is for each server, once for either kind.
+    """
+
+    def __init__(self, topology: Topology, *, timeout: float, most: int = 32, heartbeat: float = 10.0) -> None:
+        self._topology = topology
+        self._timeout = timeout
+        self._make: Callable[[Address], BlockingWire] = lambda to: BlockingWire(
+            to, timeout=timeout, most=most, heartbeat=heartbeat
+        )
+        self._wires: dict[tuple[Address, bool], BlockingWire] = {}
+        self._closed = False
+        self.forked()
+        tell_when_forked(self)
+
+    def forked(self) -> None:
+        """See `forking`. The wires see to themselves."""
+        self._lock = threading.Lock()
+        self._refreshing: Future[None] | None = None  # or what became of it
+        self._refreshed_at = float("-inf")
+
+    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+        """See `SyncTransport.exchange`."""
+        now = monotonic()
+        deadline = now + (self._timeout if timeout is None else timeout)
+        if now - self._refreshed_at > self._topology.fresh_for:
+            self._refresh()
+        return self._follow(self._topology.exchange(commands, read), deadline)
+
+    def close(self) -> None:
+        """Close the connections; those in use as soon as they are not. It cannot be used any more."""
+        self._closed = True
+        self._keep((), "the store was closed")
+
+    def _follow(self, route: Route[T], deadline: float) -> T:
+        return follow_blocking(route, lambda step: self._do(step, deadline))
+
+    def _do(self, step: Send[Any] | Pause | Refresh, deadline: float) -> Any:
+        left = deadline - monotonic()
+        if type(step) is Send:
+            if step.brief:
+                left = min(left, self._timeout * BRIEF)
+            commands, waits = step.commands, awaits_replica(step.commands)
+            if waits:  # a little less, so that there is time to tell what it found
+                commands = [*commands[:-1], wait_for_replica(0.9 * left)]
+            return self._wire_to(step.to, waits).exchange(commands, step.read, timeout=left)
+        if type(step) is Pause:
+            if left <= step.seconds:
+                raise ExchangeFailed("no time is left", sent=False, slow=True)
+            return time.sleep(step.seconds)
+        assert type(step) is Refresh
+        refreshing = self._refresh(anew=step.anew)
+        if step.wait:
+            try:
+                failure = refreshing.exception(max(0.0, left))
+            except TimeoutError:
+                problem = "which server is the right one is not known in time"
+                raise ExchangeFailed(problem, sent=False, slow=True) from None
+            if failure is not None:
+                raise ExchangeFailed(str(failure), sent=False) from failure
+        return None
+
+    # --- finding out which servers are the right ones ----------------------------------------------------------------
+
+    def _refresh(self, *, anew: bool = False) -> Future[None]:
+        """What is being found out, or was a moment ago: those in trouble come in crowds, and one answer is for all."""
+        with self._lock:
+            known = self._refreshing
+            if known is not None and known.done():
+                failed = known.exception() is not None
+                if not is_news(monotonic() - self._refreshed_at, failed=failed, anew=anew):
+                    known = None
+            if known is not None:
+                return known
+            refreshing = self._refreshing = Future()
+        # On a thread of its own, with its own time, since it is for those who come later too.
+        finding = threading.Thread(
+            target=self._find_out, args=(refreshing,), name="coatcheck looks for its servers", daemon=True
+        )
+        try:
+            finding.start()
+        except BaseException as error:  # no thread can be had, say
+            self._found_out(refreshing, ExchangeFailed(str(error), sent=False))
+            if not isinstance(error, RuntimeError):
+                raise
+        return refreshing
+
+    def _find_out(self, refreshing: Future[None]) -> None:
+        failure: BaseException | None = None
+        try:
+            self._follow(self._topology.refresh(), monotonic() + self._timeout)
+            self._keep(self._topology.members(), "the server is not in use any more")
+        except BaseException as error:
+            failure = error
+        self._found_out(refreshing, failure)
+
+    def _found_out(self, refreshing: Future[None], failure: BaseException | None) -> None:
+        self._refreshed_at = monotonic()
+        if failure is None:
+            refreshing.set_result(None)
+        else:
+            refreshing.set_exception(failure)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def _wire_to(self, address: Address, waits: bool) -> BlockingWire:
+        wire = self._wires.get((address, waits))
+        if wire is None:
+            with self._lock:
+                if self._closed:
+                    raise ExchangeFailed("the store was closed", sent=False)
+                wire = self._wires.get((address, waits)) or self._make(address)
+                self._wires[address, waits] = wire
+        return wire
+
+    def _keep(self, members: Collection[Address], why: str) -> None:
+        """Close the connections to all others."""
+        with self._lock:
+            left = [self._wires.pop(key) for key in list(self._wires) if key[0] not in members]
+        for wire in left:
+            wire.close(why)

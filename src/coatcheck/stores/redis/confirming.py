@@ -1,0 +1,39 @@
+"""Commits that a replica must have too before they count: `?durability=replica`. Pure.
+
+Such a commit ends in `WAIT`, on the same connection, since that counts the replicas that have what *this connection* wrote
+last. Hence a trap: a commit that is repeated on another connection finds itself done, writes nothing, and is told at once
+that all replicas have all that it wrote. So a commit that may have been applied is not repeated here (see `verbs`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coatcheck.stores.redis.transport import Command, ExchangeFailed
+
+
+class Unconfirmed(ExchangeFailed):
+    """The primary applied a commit, but no replica has said that it has it too."""
+
+    def __init__(self) -> None:
+        super().__init__("applied on the primary, but no replica has confirmed it", sent=True, slow=True)
+
+
+def wait_for_replica(seconds: float) -> Command:
+    """The command that gives, after so many seconds at the latest, how many replicas have what was written before."""
+    return ("WAIT", 1, max(1, int(seconds * 1000)))
+
+
+def awaits_replica(commands: list[Command]) -> bool:
+    """Whether this is a commit that is to be confirmed."""
+    return commands[-1][0] == "WAIT"
+
+
+def is_confirmed(reply: Any) -> bool:
+    """Whether the reply to `wait_for_replica` says so. It may be an error, when the primary has just become a replica."""
+    return type(reply) is int and reply >= 1
+
+
+def decisive(commands: list[Command], replies: list[Any]) -> Any:
+    """The reply that says what became of an exchange: the last, but for that to `WAIT`."""
+    return replies[-2] if awaits_replica(commands) else replies[-1]

@@ -1,0 +1,99 @@
+"""The Redis and Valkey store for synchronous applications: `store` without the await."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, TypeVar
+
+import redis as client
+
+from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.stores.redis.address import Target
+from coatcheck.stores.redis.blocking_fleet import BlockingFleet
+from coatcheck.stores.redis.blocking_wire import BlockingWire
+from coatcheck.stores.redis.layout import Layout, ScriptUnknown
+from coatcheck.stores.redis.sync_pooled import SyncPooledTransport
+from coatcheck.stores.redis.steps import follow_blocking, time_left
+from coatcheck.stores.redis.topologies import topology_of
+from coatcheck.stores.redis.transport import ExchangeFailed, SyncTransport
+from coatcheck.stores.redis.verbs import Exchange, Steps, Verbs
+
+T = TypeVar("T")
+
+
+class SyncRedisStore:
+    """`RedisStore` for synchronous applications: the same sessions, the same promises. May be used from many threads.
+
+    It has a few connections (`max_connections` in the URL, default 32), each lent to one thread at a time. Further threads
+    wait, first come first served, for as long as their time limit allows. A forked process has connections of its own, so
+    a store may be opened before the web server forks its workers.
+
+    Args:
+        transport: what carries the commands.
+        layout: key names.
+        confirm_within: seconds at most that a commit waits until a replica has it too; `None` not to wait.
+    """
+
+    def __init__(self, transport: SyncTransport, layout: Layout, *, confirm_within: float | None = None) -> None:
+        self._transport = transport
+        self._verbs = Verbs(layout, confirm_within=confirm_within)
+
+    @classmethod
+    def from_url(cls, url: str) -> SyncRedisStore:
+        """See `RedisStore.from_url`."""
+        target = Target.parse(url)
+        limits: Any = {"timeout": target.timeout, "most": target.max_connections, "heartbeat": target.heartbeat}
+        layout = Layout(target.shown, target.prefix)
+        if target.topology == "single" and target.confirm_within is None:
+            return cls(BlockingWire(target.addresses[0], **limits), layout)
+        fleet = BlockingFleet(topology_of(target), **limits)
+        return cls(fleet, layout, confirm_within=target.confirm_within)
+
+    @classmethod
+    def from_client(cls, redis: client.Redis, *, prefix: str = "coatcheck:", timeout: float = 1.0) -> SyncRedisStore:
+        """A store over the caller's own client, whose connections it shares and never closes.
+
+        Switch the client's retries off (`retry=Retry(NoBackoff(), 0)`): they would repeat increments. How long it takes
+        to connect, and to wait for a connection, is up to the client's own settings.
+        """
+        transport = SyncPooledTransport(redis.connection_pool, timeout=timeout)
+        return cls(transport, Layout("(the caller's own client)", prefix))
+
+    def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
+        return self._run(self._verbs.create(new), timeout)
+
+    def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
+        return self._run(self._verbs.read(session_id), timeout)
+
+    def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
+        return self._run(self._verbs.update(session_id, changes), timeout)
+
+    def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
+        return self._walk(self._verbs.delete(session_id), timeout)
+
+    def sessions_of(self, owner: str) -> list[Record]:
+        return self._walk(self._verbs.sessions_of(owner), None)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._verbs.layout.store}>"
+
+    def _run(self, exchange: Exchange[T], timeout: float | None) -> T:
+        # `Verbs.surely` without a generator, since nothing is asked for more often.
+        began = monotonic()
+        try:
+            answer = self._transport.exchange(exchange.commands, exchange.read, timeout=timeout)
+        except (ExchangeFailed, ScriptUnknown) as trouble:
+            return self._walk(self._verbs.rescue(exchange, trouble), time_left(timeout, began))
+        self._verbs.budget.successes += 1
+        return answer
+
+    def _walk(self, steps: Steps[T], timeout: float | None) -> T:
+        began = monotonic()
+
+        def do(step: Exchange[Any]) -> Any:
+            return self._transport.exchange(step.commands, step.read, timeout=time_left(timeout, began))
+
+        return follow_blocking(steps, do)

@@ -1,0 +1,209 @@
+"""What each verb of the store sends, and what is done when an answer does not come. Pure: nothing here waits.
+
+A verb is one `Exchange`, or several one after the other: `Steps`, a generator that yields each exchange and is sent its
+answer, or thrown what went wrong. The stores, sync and async, carry them out and do nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from msgspec import Struct
+
+from coatcheck.errors import CorruptRecord, OutcomeUnknown, StoreUnavailable
+from coatcheck.record import Applied, Changes, NewRecord, Record, is_text
+from coatcheck.stores.redis.confirming import Unconfirmed, awaits_replica, is_confirmed, wait_for_replica
+from coatcheck.stores.redis.gate import RetryBudget
+from coatcheck.stores.redis.layout import Layout, ScriptUnknown, with_script_text
+from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+
+T = TypeVar("T")
+
+
+class Exchange(Struct, Generic[T], frozen=True):
+    """Commands that go out together.
+
+    Attributes:
+        session_id: whom they concern, for messages; `""` if nobody in particular.
+        commands: what to send.
+        read: makes the answer of the replies.
+        again: for a commit, which must take effect once, the commands with which to repeat it: they say that they are a
+            repeat, and have the same operation id. `None` for commands that may be repeated as they are.
+    """
+
+    session_id: str
+    commands: list[Command]
+    read: Read[T]
+    again: Callable[[], list[Command]] | None = None
+
+
+Steps: TypeAlias = Generator[Exchange[Any], Any, T]
+
+
+class Verbs:
+    """The store contract in terms of exchanges.
+
+    Args:
+        layout: key names, commands and replies.
+        confirm_within: seconds at most that a commit waits for a replica to have it too; `None` not to wait.
+
+    Attributes:
+        budget: what may be repeated.
+    """
+
+    def __init__(self, layout: Layout, *, confirm_within: float | None = None) -> None:
+        self.layout = layout
+        self.budget = RetryBudget()
+        self._confirmation = [] if confirm_within is None else [wait_for_replica(confirm_within)]
+
+    def create(self, new: NewRecord) -> Exchange[Applied]:
+        commands = [self.layout.create(new)]
+        if new.owner is not None:
+            # First the index: an entry without a session is repaired when read, a session without entry would be missed.
+            commands.insert(0, self.layout.own(new.owner, new.session_id, new.absolute_ms or new.idle_ms))
+
+        return self._confirmed(Exchange(new.session_id, commands, partial(self.layout.created, new), lambda: commands))
+
+    def read(self, session_id: str) -> Exchange[Record | None]:
+        return Exchange(session_id, self.layout.read(session_id), partial(self.layout.record, session_id))
+
+    def update(self, session_id: str, changes: Changes) -> Exchange[Applied]:
+        read = partial(self.layout.updated, session_id, changes)
+        again = partial(self._updating_again, session_id, changes)
+        return self._confirmed(Exchange(session_id, self._updating(session_id, changes), read, again))
+
+    def delete(self, session_id: str) -> Steps[bool]:
+        def read(replies: list[Any]) -> tuple[bool, str | None]:
+            self.layout.good(session_id, replies[1:])  # the first may fail: what is no hash can be deleted too
+            return self.layout.deleted(session_id, replies)
+
+        removal = self._confirmed(Exchange(session_id, self.layout.delete(session_id), read))
+        existed, owner = yield from self.surely(removal)
+        if owner is not None:
+            with suppress(StoreUnavailable):  # the session is gone, which is what counts; the index repairs itself
+                yield from self.surely(Exchange("", [self.layout.left(owner, session_id)], _nothing))
+        return existed
+
+    def sessions_of(self, owner: str) -> Steps[list[Record]]:
+        def read(replies: list[Any]) -> list[str]:
+            return self.layout.listed(owner, self.layout.good("", replies))
+
+        if not is_text(owner):
+            return []
+        session_ids = yield from self.surely(Exchange("", self.layout.owned(owner), read))
+        records, missing = [], []
+        for first in range(0, len(session_ids), _BATCH):
+            batch = session_ids[first : first + _BATCH]
+            found = yield from self.surely(self._read_all(batch))
+            for session_id, record in zip(batch, found, strict=True):
+                if record is not None and record.owner == owner:
+                    records.append(record)
+                else:
+                    missing.append(session_id)
+        if missing:
+            with suppress(StoreUnavailable):
+                repair = Exchange(
+                    "", [self.layout.disown(owner, missing)], lambda replies: self.layout.good("", replies)
+                )
+                yield from self.surely(repair)
+        return sorted(records, key=lambda record: record.touched_ms, reverse=True)
+
+    def rescue(self, exchange: Exchange[T], trouble: ExchangeFailed | ScriptUnknown) -> Steps[T]:
+        """What is left to be done after an exchange failed: repeat it, if that is allowed, or say why not.
+
+        This is the only layer that repeats anything, and only when a connection broke on which the commands had been
+        sent, or when the server did not know a script: while the server is down nothing is repeated.
+
+        Raises:
+            StoreUnavailable, OutcomeUnknown: it could not be carried out, or nobody knows whether it was.
+        """
+        session_id, again = exchange.session_id, exchange.again
+        commands = exchange.commands
+        sent = isinstance(trouble, ExchangeFailed) and trouble.sent
+        try:
+            if isinstance(trouble, ScriptUnknown):  # a restarted server has forgotten the scripts
+                if trouble.committed and again is not None:
+                    commands = again()
+                commands = [with_script_text(command) for command in commands]
+            elif not (trouble.worth_repeating and not awaits_replica(commands) and self.budget.spend()):
+                raise trouble  # why one that awaits a replica is not repeated is told in `confirming`
+            elif again is not None:
+                commands = again()
+            try:
+                answer: T = yield Exchange(session_id, commands, exchange.read)
+            except ScriptUnknown:  # it was restarted in between
+                commands = [with_script_text(command) for command in commands]
+                answer = yield Exchange(session_id, commands, exchange.read)
+        except ExchangeFailed as failed:
+            store = self.layout.store
+            if (again is not None or awaits_replica(commands)) and (sent or failed.sent):
+                raise OutcomeUnknown(store, session_id, str(failed)) from failed
+            raise StoreUnavailable(store, str(failed)) from failed
+        self.budget.successes += 1
+        return answer
+
+    def _updating(self, session_id: str, changes: Changes) -> list[Command]:
+        update = self.layout.update(session_id, changes)
+        if changes.owner is None:
+            return [update]
+        return [self.layout.own(changes.owner, session_id, changes.absolute_ms or changes.idle_ms), update]
+
+    def _updating_again(self, session_id: str, changes: Changes) -> list[Command]:
+        return self._updating(session_id, changes.again())
+
+    def _confirmed(self, exchange: Exchange[T]) -> Exchange[T]:
+        """The same commit, confirmed by a replica if that is wanted."""
+        if not self._confirmation:
+            return exchange
+
+        def read(replies: list[Any]) -> T:
+            confirmed = is_confirmed(replies[-1])
+            try:
+                answer = exchange.read(replies[:-1])
+            except ScriptUnknown as unknown:
+                if unknown.committed and not confirmed:  # what is repeated would write nothing more to be confirmed
+                    raise Unconfirmed from None
+                raise
+            if not confirmed:
+                raise Unconfirmed
+            return answer
+
+        commands, again = exchange.commands, exchange.again
+        return Exchange(
+            exchange.session_id,
+            [*commands, *self._confirmation],
+            read,
+            None if again is None else lambda: [*again(), *self._confirmation],
+        )
+
+    def surely(self, exchange: Exchange[T]) -> Steps[T]:
+        """One exchange, and `rescue` if it fails."""
+        try:
+            answer: T = yield exchange
+        except (ExchangeFailed, ScriptUnknown) as trouble:
+            return (yield from self.rescue(exchange, trouble))
+        self.budget.successes += 1
+        return answer
+
+    def _read_all(self, session_ids: list[str]) -> Exchange[list[Record | None]]:
+        def read(replies: list[Any]) -> list[Record | None]:
+            found: list[Record | None] = []
+            for at, session_id in enumerate(session_ids):
+                try:
+                    found.append(self.layout.record(session_id, replies[2 * at : 2 * at + 2]))
+                except CorruptRecord:
+                    found.append(None)
+            return found
+
+        return Exchange("", [part for each in session_ids for part in self.layout.read(each)], read)
+
+
+def _nothing(_: list[Any]) -> None:
+    """Reads no answer at all."""
+
+
+_BATCH = 100
+"""How many sessions of an owner are read in one round trip."""
