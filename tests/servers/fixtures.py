@@ -11,11 +11,26 @@ import pytest
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.stores.redis import RedisStore
+from tests.servers.cluster import ClusterGroup
+from tests.servers.sentinel import SentinelGroup
 from tests.servers.valkey import Valkey
 
-__all__ = ["Opener", "URLOpener", "open_sessions", "open_store", "own_valkey", "prefix", "valkey", "valkey_url"]
+__all__ = [
+    "Opener",
+    "URLOpener",
+    "cluster",
+    "open_sessions",
+    "open_store",
+    "own_valkey",
+    "prefix",
+    "sentinels",
+    "valkey",
+    "valkey_url",
+]
 
 _SHARED = pytest.StashKey[Valkey]()
+_SENTINELS = pytest.StashKey[SentinelGroup]()
+_CLUSTER = pytest.StashKey[ClusterGroup]()
 
 Opener: TypeAlias = Callable[[], AsyncStore]
 """Gives another store onto the same sessions, as each web server of a fleet has its own."""
@@ -32,6 +47,28 @@ def valkey(pytestconfig: pytest.Config) -> Valkey:
         pytestconfig.add_cleanup(server.stop)
         pytestconfig.stash[_SHARED] = server
     return pytestconfig.stash[_SHARED]
+
+
+@pytest.fixture
+def sentinels(pytestconfig: pytest.Config) -> SentinelGroup:
+    """A primary, its replicas and their sentinels, which all tests share. Everything is up when a test begins."""
+    if _SENTINELS not in pytestconfig.stash:
+        group = pytestconfig.stash[_SENTINELS] = SentinelGroup()
+        pytestconfig.add_cleanup(group.stop)
+        group.start()
+    pytestconfig.stash[_SENTINELS].settle()
+    return pytestconfig.stash[_SENTINELS]
+
+
+@pytest.fixture
+def cluster(pytestconfig: pytest.Config) -> ClusterGroup:
+    """A cluster that all tests share. Everything is up when a test begins."""
+    if _CLUSTER not in pytestconfig.stash:
+        group = pytestconfig.stash[_CLUSTER] = ClusterGroup()
+        pytestconfig.add_cleanup(group.stop)
+        group.start()
+    pytestconfig.stash[_CLUSTER].settle()
+    return pytestconfig.stash[_CLUSTER]
 
 
 @pytest.fixture

@@ -91,11 +91,19 @@ class TLS(HAProxy):
     Attributes:
         authority: the authority's certificate, which a client has to trust.
         other_authority: that of an authority which has nothing to do with it.
+        client, client_key: a client's certificate by the authority, and its key.
+
+    Args:
+        server_port: on loopback.
+        mutual: whether to let in only those who show a certificate by the authority.
     """
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, *, mutual: bool = False) -> None:
         super().__init__()
         self._server_port = server_port
+        self._mutual = mutual
+        self.client = self._folder / "client.pem"
+        self.client_key = self._folder / "client.key"
         self.authority = self._folder / "authority.pem"
         self.other_authority = self._folder / "other.pem"
 
@@ -103,9 +111,11 @@ class TLS(HAProxy):
         for name in ("authority", "other"):
             _openssl(folder, name, "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign")
         _openssl(folder, "server", "subjectAltName=IP:127.0.0.1", authority="authority")
+        _openssl(folder, "client", "extendedKeyUsage=clientAuth", authority="authority")
         both = folder / "both.pem"
         both.write_text((folder / "server.pem").read_text() + (folder / "server.key").read_text())
-        return _TLS.format(port=self.port, server=self._server_port, certificate=both)
+        demand = f" ca-file {self.authority} verify required" if self._mutual else ""
+        return _TLS.format(port=self.port, server=self._server_port, certificate=f"{both}{demand}")
 
 
 class Cache(HAProxy):

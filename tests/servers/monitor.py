@@ -9,7 +9,7 @@ from types import TracebackType
 from tests.servers.processes import LOOPBACK
 
 _LINE = re.compile(r'^\+\d+\.\d+ \[\d+ (?P<client>[^\]]+)\] "(?P<name>[^"]*)"(?P<rest>.*)')
-_HOUSEKEEPING = {"HELLO", "AUTH", "CLIENT", "SELECT", "PING", "SCRIPT"}
+_HOUSEKEEPING = {"HELLO", "AUTH", "CLIENT", "SELECT", "PING", "SCRIPT", "INFO"}
 
 
 class Monitor:

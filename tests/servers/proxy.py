@@ -23,7 +23,7 @@ Action: TypeAlias = Literal["pass", "cut before", "cut after", "hold"] | bytes
 - bytes: a surplus reply that goes to the client just before the right one.
 """
 
-_HANDSHAKE = {b"HELLO", b"AUTH", b"CLIENT", b"SELECT", b"PING"}
+_HANDSHAKE = {b"HELLO", b"AUTH", b"CLIENT", b"SELECT", b"PING", b"INFO"}
 
 
 @dataclass(frozen=True)

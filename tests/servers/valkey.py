@@ -43,13 +43,18 @@ class Valkey:
     Args:
         options: more of the server's own, such as `*DURABLE`.
         program: which server; the wheel's Valkey if left out.
+        config: the text of a configuration file, which a sentinel must have, and rewrites.
     """
 
-    def __init__(self, *options: str, program: str | None = None) -> None:
+    def __init__(self, *options: str, program: str | None = None, config: str = "") -> None:
         self._options = options
         self._program = program or valkey_program()
         # A socket's path may have 107 characters, and pytest's folders are deep.
         self._folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))
+        self._config: tuple[str, ...] = ()
+        if config:
+            (self._folder / "config").write_text(config)
+            self._config = (str(self._folder / "config"),)
         self._process: Process | None = None
         self.port = 0
         self.socket = self._folder / "socket"
@@ -76,6 +81,7 @@ class Valkey:
             self._process = Process(
                 [
                     self._program,
+                    *self._config,
                     *("--port", str(self.port), "--bind", LOOPBACK),
                     *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
                     *("--save", "", "--daemonize", "no", "--dir", str(self._folder)),

@@ -1,5 +1,14 @@
 """The fixtures of the stores."""
 
-from tests.servers.fixtures import open_sessions, open_store, own_valkey, prefix, valkey, valkey_url
+from tests.servers.fixtures import (
+    cluster,
+    open_sessions,
+    open_store,
+    own_valkey,
+    prefix,
+    sentinels,
+    valkey,
+    valkey_url,
+)
 
-__all__ = ["open_sessions", "open_store", "own_valkey", "prefix", "valkey", "valkey_url"]
+__all__ = ["cluster", "open_sessions", "open_store", "own_valkey", "prefix", "sentinels", "valkey", "valkey_url"]

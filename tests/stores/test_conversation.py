@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request
-from coatcheck.stores.redis.transport import ErrorReply
+from coatcheck.stores.redis.transport import ErrorReply, whole
 
 
 class Waiter:
@@ -18,14 +18,19 @@ class Waiter:
 
     def __init__(self) -> None:
         self.replies: list[Any] | None = None
+        self.error: Exception | None = None
         self.gone = False
 
     def done(self) -> bool:
-        return self.gone or self.replies is not None
+        return self.gone or self.replies is not None or self.error is not None
 
-    def set_result(self, replies: list[Any]) -> None:
+    def set_result(self, answer: list[Any]) -> None:
         assert not self.done()
-        self.replies = replies
+        self.replies = answer
+
+    def set_exception(self, error: Exception) -> None:
+        assert not self.done()
+        self.error = error
 
 
 def resp(value: Any) -> bytes:
@@ -95,7 +100,7 @@ def test_everybody_gets_their_own_replies_however_the_bytes_are_split(
         waiter = Waiter()
         waiter.gone = gives_up
         waiters.append(waiter)
-        conversation.line.append(Request(waiter, len(answers), 0.0, 1.0))
+        conversation.line.append(Request(waiter, len(answers), whole, 0.0, 1.0))
         if pushes:
             stream += b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n"
         stream += b"".join(map(resp, answers))
@@ -120,7 +125,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_conversation(
     conversation = Conversation()
     stream = b""
     for answers, _ in asked:
-        conversation.line.append(Request(Waiter(), len(answers), 0.0, 1.0))
+        conversation.line.append(Request(Waiter(), len(answers), whole, 0.0, 1.0))
         stream += b"".join(map(resp, answers))
     with pytest.raises(OrderLost):
         for piece in in_pieces(stream + resp(surplus), cuts):
@@ -131,7 +136,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_conversation(
 def test_bytes_of_any_kind_are_replies_or_end_the_conversation(noise: bytes, cuts: list[int]) -> None:
     conversation = Conversation()
     waiter = Waiter()
-    conversation.line.append(Request(waiter, 1, 0.0, 1.0))
+    conversation.line.append(Request(waiter, 1, whole, 0.0, 1.0))
     try:
         for piece in in_pieces(noise, cuts):
             conversation.hear(piece)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from typing import Any, ClassVar
 
 import pytest
@@ -17,7 +19,7 @@ from redis.backoff import NoBackoff
 
 from coatcheck import open_store as open_store_by_url
 from coatcheck.errors import ConfigurationError, CorruptRecord, StoreUnavailable
-from coatcheck.stores.redis import RedisStore
+from coatcheck.stores.redis import RedisStore, SyncRedisStore
 from coatcheck.testing import AsyncStoreContract, a_record
 from coatcheck.ticket import Ticket
 from tests.servers.browser import Browser
@@ -65,6 +67,9 @@ def server(request: pytest.FixtureRequest) -> Iterable[Valkey]:
         yield server
 
 
+GOOD = "the ticket of the record"
+
+
 class Contract(AsyncStoreContract):
     __test__ = False
     way: ClassVar[str]
@@ -78,24 +83,27 @@ class Contract(AsyncStoreContract):
         return _WAYS[self.way](self.server, self.prefix)
 
     def corruptions(self, store: Any) -> Iterable[Callable[[str], Awaitable[None]]]:
-        def way(*commands: tuple[Any, ...]) -> Callable[[str], Awaitable[None]]:
+        def way(*command: str | bytes) -> Callable[[str], Awaitable[None]]:
             async def corrupt(session_id: str) -> None:
                 key = f"{self.prefix}session:{session_id}"
-                for verb, *rest in (("DEL",), *commands):
-                    self.server(verb, key, *rest)
+                verb, *rest = command
+                self.server("DEL", key)
+                self.server(
+                    verb, key, *(b"%b %b" % (session_id.encode(), b"0" * 44) if it == GOOD else it for it in rest)
+                )
 
             return corrupt
 
-        whole = {
-            "@secret": "0" * 64, "@version": 1, "@created": 1, "@renewed": 1, "@touched": 10**13, "@idle": 10**12
-        }  # fmt: skip
-        yield way(("SET", "a string"))
-        yield way(("RPUSH", "a", "list"))
-        yield way(("HSET", "only", "fields"))
-        for bad in (*whole, "@deadline", "@previous"):
-            for value in (b"", b"x", b"\xff\xfe", b"-1", b"1e3", b"nan", b"9" * 40):
-                if bad != "@secret":
-                    yield way(("HSET", bad, value))
+        yield way("SET", "a string")
+        yield way("RPUSH", "a", "list")
+        yield way("HSET", "only", "fields")
+        for value in (b"", b"x", b"\xff\xfe", b"-1", b"1e3", b"nan", b"9" * 40):
+            yield way("HSET", "@life", f"[1,1,0,{10**13},{10**12},0]", "@ticket", value)
+            yield way("HSET", "@life", f"[1,1,0,{10**13},{10**12},0]", "@ticket", GOOD, "@previous", value)
+            for place in range(6):
+                numbers = [b"7"] * 6
+                numbers[place] = value
+                yield way("HSET", "@ticket", GOOD, "@life", b"[%b]" % b",".join(numbers))
 
 
 class TestTCP(Contract):
@@ -142,16 +150,15 @@ async def test_a_session_reads_as_a_person_would_write_it(
         "user": '"Garimoo"', "ip": '"10.20.104.30"', "count": "2", "cart[tea]": "1"
     }  # fmt: skip
     assert shown.keys() - {"user", "ip", "count", "cart[tea]"} == {
-        "@id", "@secret", "@version", "@created", "@renewed", "@touched", "@idle", "@deadline", "@owner", "@operations"
+        "@ticket", "@life", "@owner", "@operations"
     }  # fmt: skip
-    assert (shown["@id"], shown["@version"], shown["@owner"], shown["@idle"]) == (
-        visitor.session_id,
-        "4",
-        "Garimoo",
-        "7200000",
-    )
-    assert int(shown["@deadline"]) > int(shown["@touched"]) >= int(shown["@renewed"]) >= int(shown["@created"])
-    assert len(shown["@operations"].split()) == 4
+    assert shown["@ticket"].split()[0] == visitor.session_id
+    assert shown["@owner"] == "Garimoo"
+    version, created, renewed, touched, idle, deadline = json.loads(shown["@life"])
+    assert (version, idle) == (4, 7_200_000)
+    assert created > 1_700_000_000_000
+    assert 0 <= renewed <= touched < deadline <= touched + 7 * 86_400_000
+    assert len(shown["@operations"]) == 4 * 8
 
 
 async def test_what_others_write_into_a_session_is_seen_by_the_next_request(
@@ -442,6 +449,22 @@ async def test_tls_with_a_certificate_that_is_not_trusted(
         assert monitor.commands() == [], "nothing was said to a stranger"
     await store.close()
     await eventually(lambda: len(os.listdir("/proc/self/fd")) <= own, "the closing of all sockets")
+
+
+async def test_a_server_that_asks_for_a_certificate_gets_ours(
+    valkey: Valkey, prefix: str, open_store: URLOpener
+) -> None:
+    new = a_record()
+    with TLS(valkey.port, mutual=True) as tls:
+        url = f"rediss://127.0.0.1:{tls.port}/0?prefix={prefix}&timeout=5&ssl_ca_certs={tls.authority}"
+        own = f"&ssl_certfile={tls.client}&ssl_keyfile={tls.client_key}"
+        await open_store(url + own).create(new)
+        with closing(SyncRedisStore.from_url(url + own)) as threaded:
+            assert threaded.read(new.session_id) is not None
+        with pytest.raises(StoreUnavailable):
+            await open_store(url).read(new.session_id)
+        with closing(SyncRedisStore.from_url(url)) as threaded, pytest.raises(StoreUnavailable):
+            threaded.read(new.session_id)
 
 
 async def test_plain_text_to_a_tls_port_and_the_reverse_are_down_not_a_traceback(

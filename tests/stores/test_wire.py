@@ -180,6 +180,7 @@ async def test_an_answer_for_somebody_else_drops_the_connection(wire: Wire, own_
     def not_mine(_: list[Any]) -> None:
         raise ForeignReply("here", "id", "a test")
 
+    assert await echo(wire, "before") == "before"
     commands: list[Command] = [("ECHO", "x")]
     with pytest.raises(ForeignReply):
         await wire.exchange(commands, not_mine)
@@ -285,7 +286,7 @@ async def test_a_server_that_greets_and_hangs_up_is_left_in_peace_too() -> None:
     async def greet_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal greetings
         await reader.read(1000)
-        writer.write(b"%0\r\n+OK\r\n+OK\r\n+OK\r\n")
+        writer.write(b"%0\r\n" + 5 * b"+OK\r\n")
         greetings += 1
         await reader.read(1000)
         writer.close()
@@ -307,7 +308,7 @@ async def test_no_words_of_the_server_that_may_quote_the_password() -> None:
 
     async def quote(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
-        writer.write(words * 4)
+        writer.write(words * 6)
         await reader.read(1000)
         writer.close()
 
