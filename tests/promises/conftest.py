@@ -10,11 +10,21 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coatcheck.stores.redis import RedisStore
-from tests.servers.fixtures import URLOpener, open_sessions, open_store, own_valkey, prefix, valkey, valkey_url
+from tests.servers.fixtures import (
+    URLOpener,
+    cluster,
+    open_sessions,
+    open_store,
+    own_valkey,
+    prefix,
+    sentinels,
+    valkey,
+    valkey_url,
+)
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
 
-__all__ = ["open_sessions", "open_store", "own_valkey", "prefix", "valkey", "valkey_url"]
+__all__ = ["cluster", "open_sessions", "open_store", "own_valkey", "prefix", "sentinels", "valkey", "valkey_url"]
 
 
 @pytest.fixture

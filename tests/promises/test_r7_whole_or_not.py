@@ -15,7 +15,7 @@ from tests.servers.valkey import Valkey
 from tests.servers.web import WebServer
 from tests.web.shop import shop
 
-RESERVED = {b"@id", b"@secret", b"@version", b"@created", b"@renewed", b"@touched", b"@idle", b"@operations"}
+RESERVED = {b"@ticket", b"@life", b"@operations"}
 
 
 def check_whole(valkey: Valkey, prefix: str) -> int:

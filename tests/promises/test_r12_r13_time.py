@@ -1,0 +1,187 @@
+"""R12 and R13: a slow store costs one deadline, and a crowd is served in turn. (Of threads tells `test_threads.py`.)
+
+That one exchange ends by its time limit is shown in `tests/stores/test_wire.py`; here it is whole requests, of which some
+read and commit, one after another, for as long as the trouble lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from time import monotonic
+
+import pytest
+
+from coatcheck import Settings
+from coatcheck.asgi import ASGIApp
+from coatcheck.errors import StoreUnavailable
+from coatcheck.record import NewRecord
+from coatcheck.stores.redis import RedisStore
+from coatcheck.stores.redis.wire import Wire
+from coatcheck.testing import a_commit, a_record
+from tests.servers.browser import Browser
+from tests.servers.fixtures import URLOpener
+from tests.servers.proxy import Proxy
+from tests.servers.valkey import Valkey
+from tests.web.shop import shop
+
+DEADLINE = 0.25
+"""Seconds that one request may spend on its store, reading and committing together."""
+
+SLACK = 0.15
+"""Seconds for the request's own work, and for a machine that is busy."""
+
+RATE = 60
+"""Requests a second, whatever becomes of those before."""
+
+
+async def visit(app: ASGIApp, ticket: str, seconds: float) -> tuple[Counter[int], list[float]]:
+    """Send requests at a steady rate. Gives how many had which status, and how long each took, sorted."""
+    statuses: Counter[int] = Counter()
+    took: list[float] = []
+
+    async def request(number: int) -> None:
+        async with Browser(app, ticket=ticket) as visitor:
+            began = monotonic()
+            answer = await (visitor.post("/count") if number % 2 else visitor.get("/page"))
+            took.append(monotonic() - began)
+            statuses[answer.status_code] += 1
+
+    async with asyncio.TaskGroup() as requests:
+        for number in range(int(seconds * RATE)):
+            requests.create_task(request(number))
+            await asyncio.sleep(1 / RATE)
+    return statuses, sorted(took)
+
+
+def p99(took: list[float]) -> float:
+    return took[int(len(took) * 0.99)]
+
+
+async def test_a_slow_store_costs_one_deadline_for_the_whole_request(own_valkey: Valkey, open_store: URLOpener) -> None:
+    async with Proxy(own_valkey.port) as proxy:
+        app = shop(open_store(proxy.url), settings=Settings(store_timeout=DEADLINE))
+        async with Browser(app) as visitor:
+            await visitor.post("/login?user=garimoo")
+            ticket = visitor.ticket or ""
+            assert (await visitor.post("/count")).status_code == 200
+
+            async def recovers() -> None:
+                await visitor.get_when_up("/page")
+                statuses, _ = await visit(app, ticket, 0.3)
+                assert statuses.keys() == {200}, "it has recovered by itself, and stays so"
+                assert (await visitor.get("/page")).json()["user"] == "garimoo"
+
+            proxy._latency = (0.15, 0.15)  # time enough to read or to commit, and not for both
+            for _ in range(5):
+                assert (await visitor.get("/page")).status_code == 200
+                began = monotonic()
+                assert (await visitor.post("/count")).status_code == 503
+                assert monotonic() - began <= DEADLINE + SLACK
+                await asyncio.sleep(0.1)  # until the answer that came too late has gone by
+            proxy._latency = (0.0, 0.0)
+            await recovers()
+
+            proxy._latency = (1.0, 1.0)
+            statuses, took = await visit(app, ticket, 1.5)
+            assert statuses.keys() == {503}
+            assert p99(took) <= DEADLINE + SLACK
+            proxy._latency = (0.0, 0.0)
+            await recovers()
+
+            own_valkey.freeze()
+            statuses, took = await visit(app, ticket, 1.5)
+            own_valkey.thaw()
+            assert statuses.keys() == {503}
+            assert p99(took) <= DEADLINE + SLACK
+            await recovers()
+
+
+# --- R13 ---------------------------------------------------------------------------------------------------------------
+
+MOST = 8
+CROWD = 10 * MOST
+
+
+async def crowded(open_store: URLOpener, proxy: Proxy) -> tuple[RedisStore, NewRecord]:
+    store = open_store(f"{proxy.url}?timeout=10&max_in_flight={MOST}")
+    new = a_record()
+    await store.create(new)
+    return store, new
+
+
+def nobody_waits(store: RedisStore) -> bool:
+    [wire] = store._transport._wires.values()  # type: ignore[attr-defined]
+    assert isinstance(wire, Wire)
+    return not wire._turns
+
+
+async def test_a_crowd_is_served_in_the_order_in_which_it_came(own_valkey: Valkey, open_store: URLOpener) -> None:
+    """And who cannot be served in time is told so in time."""
+    async with Proxy(own_valkey.port) as proxy:
+        store, session = await crowded(open_store, proxy)
+        proxy._latency = (0.05, 0.05)
+        served: list[int] = []
+
+        async def read(number: int) -> float:
+            began = monotonic()
+            try:
+                assert await store.read(session.session_id, timeout=DEADLINE) is not None
+                served.append(number)
+            except StoreUnavailable:
+                pass
+            return monotonic() - began
+
+        took = await asyncio.gather(*(read(number) for number in range(CROWD)))
+        assert max(took) <= DEADLINE + SLACK
+        assert served == list(range(len(served))), "first come, first served"
+        assert MOST <= len(served) < CROWD
+        assert nobody_waits(store)
+        proxy._latency = (0.0, 0.0)
+        await asyncio.sleep(0.1)
+        served.clear()
+        await asyncio.gather(*(read(number) for number in range(CROWD)))
+        assert len(served) == CROWD, "afterwards all goes on"
+
+
+async def test_nobody_in_a_crowd_that_stays_is_passed_over(own_valkey: Valkey, open_store: URLOpener) -> None:
+    async with Proxy(own_valkey.port) as proxy:
+        store, session = await crowded(open_store, proxy)
+        proxy._latency = (0.005, 0.005)
+        over = monotonic() + 1.5
+
+        async def keep_reading() -> int:
+            reads = 0
+            while monotonic() < over:
+                assert await store.read(session.session_id) is not None
+                reads += 1
+            return reads
+
+        reads = await asyncio.gather(*(keep_reading() for _ in range(CROWD)))
+        assert min(reads) >= 5
+        assert max(reads) <= min(reads) + 2, reads
+        assert nobody_waits(store)
+
+
+async def test_each_of_a_crowd_waits_no_longer_than_its_own_deadline(own_valkey: Valkey, open_store: URLOpener) -> None:
+    async with Proxy(own_valkey.port) as proxy:
+        store, session = await crowded(open_store, proxy)
+        chance = random.Random(13)
+
+        async def request(number: int) -> float:
+            limit = chance.uniform(0.1, 0.5)
+            began = monotonic()
+            with pytest.raises(StoreUnavailable):
+                if number % 2:
+                    await store.read(session.session_id, timeout=limit)
+                else:
+                    await store.update(session.session_id, a_commit(session, increments={"hits": 1}), timeout=limit)
+            return monotonic() - began - limit
+
+        own_valkey.freeze()
+        late = await asyncio.gather(*(request(number) for number in range(CROWD)))
+        own_valkey.thaw()
+        assert max(late) <= SLACK
+        assert nobody_waits(store)
+        assert await store.read(session.session_id, timeout=5) is not None
