@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 # More options for the command behind a target: make lab ARGS="--seconds 10"
 ARGS ?=
 
+# Which benchmarks: asgi http transport threads layout stored losses; one or several
+BENCH ?= asgi
+
 comma := ,
 
 # What a user's own settings must not change.
@@ -22,7 +25,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  Options go into ARGS: make lab ARGS="--quick"    make test ARGS="-k logout"'
+	@echo '  Options go into ARGS: make lab ARGS="--quick"    make test ARGS="-k logout"    make bench BENCH=transport'
 
 lab: env-lab  ## compare the ways of keeping sessions, on real servers, in under 4 minutes
 	@$(BIN)/coatcheck lab $(ARGS)
@@ -38,8 +41,8 @@ check: env-dev  ## formatting, lint, types, import contracts, documentation link
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_docs.py
 
-bench: env-dev  ## what sessions cost per request, compared with other libraries
-	@$(BIN)/python -m benchmarks.asgi $(ARGS)
+bench: env-dev  ## what sessions cost, compared with other libraries; BENCH=… for another benchmark
+	@for name in $(BENCH); do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
 
 lock: env-dev  ## choose the newest versions of everything and record their hashes
 	$(LOCK) --upgrade --extra lab --group build -o requirements/lab.txt

