@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 
@@ -48,7 +49,10 @@ async def test_every_field_of_a_real_record_is_described_and_no_other(valkey: Va
     assert client.zrange("coatcheck:owner:garimoo", 0, -1) == [session.session_id]
 
     # As the page says of expiry.
-    expires = min(int(found["@touched"]) + int(found["@idle"]), int(found["@deadline"]))
+    version, created, renewed, touched, idle, deadline = json.loads(found["@life"])
+    assert version == 2 - 1  # a renewal beside a mere look is no change
+    assert 0 < renewed <= touched
+    expires = created + min(touched + idle, deadline)
     assert client.pexpiretime(f"coatcheck:session:{session.session_id}") == expires
 
     # As the page says of writing from outside.
