@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from quart import Quart, g, got_request_exception
+from quart import Quart, Response, g, got_request_exception
 from quart.sessions import SessionInterface, SessionMixin
 from quart.typing import ResponseReturnValue
 from quart.wrappers import BaseRequestWebsocket
@@ -112,7 +112,7 @@ class QuartSessionInterface(SessionInterface):
             return
         session.close(_RESPONSE_STARTED, HEADERS_SENT)
         finish(self, app, session, response, again=again)
-        if isinstance(response.response, app.response_class.iterable_body_class):
+        if isinstance(response.response, Response.iterable_body_class):
             vary_by_cookie(response)  # what makes it may look at the session when it has begun
 
 

@@ -43,7 +43,7 @@ class SyncSession(ManagedSession):
         Raises:
             StoreUnavailable: the store is down; nothing is known about the session.
         """
-        _at_once(self.manager.shared.load(self))
+        self.manager.load(self)
 
     def commit(self) -> None:
         """Store this request's changes now rather than at its end; see `coatcheck.manager.AsyncSession.commit`."""
@@ -52,7 +52,7 @@ class SyncSession(ManagedSession):
 
     def reload(self) -> None:
         """Read the session again, dropping changes that were not committed; see `coatcheck.manager.AsyncSession.reload`."""
-        _at_once(self.manager.shared.reload(self))
+        at_once(self.manager.shared.reload(self))
 
     def _look(self) -> dict[str, str]:
         if self._fields is None:
@@ -102,13 +102,17 @@ class SyncSessionManager:
         """The session of a request with this `Cookie` header, to be read from the store when it is looked at."""
         return SyncSession(self, self.ticket_of(cookie_header))
 
+    def load(self, session: ManagedSession) -> None:
+        """Read the session from the store, unless that has been done; see `SyncSession.load`."""
+        at_once(self.shared.load(session))
+
     def is_settled(self, session: ManagedSession) -> bool:
         """Whether a commit would find nothing to do; see `coatcheck.SessionManager.is_settled`."""
         return self.shared.is_settled(session)
 
     def commit(self, session: ManagedSession, *, surely: bool = False) -> None:
         """Store the session's changes; see `SyncSession.commit`, and `lifecycle.plan` for `surely`."""
-        _at_once(self.shared.commit(session, surely=surely))
+        at_once(self.shared.commit(session, surely=surely))
 
     def sessions_of(self, owner: str) -> list[Record]:
         """All live sessions of one owner, the most recently used first.
@@ -116,11 +120,11 @@ class SyncSessionManager:
         Raises:
             NotImplementedError: the store keeps no index of owners.
         """
-        return _at_once(self.shared.sessions_of(owner))
+        return at_once(self.shared.sessions_of(owner))
 
     def end_sessions_of(self, owner: str, *, but: str | None = None) -> int:
         """End all sessions of one owner but one; returns how many. See `coatcheck.SessionManager.end_sessions_of`."""
-        return _at_once(self.shared.end_sessions_of(owner, but=but))
+        return at_once(self.shared.end_sessions_of(owner, but=but))
 
     def close(self) -> None:
         """Close the store if this manager opened it."""
@@ -155,7 +159,7 @@ class _AnswersAtOnce:
         self._store.close()
 
 
-def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     """What a coroutine gives that never waits."""
     try:
         coroutine.send(None)
