@@ -1,10 +1,13 @@
-"""A web server in a process of its own: uvicorn, with an application named by its import path."""
+"""Web servers in processes of their own, with an application named by its import path."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import tempfile
+from contextlib import suppress
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from tests.servers.processes import LOOPBACK, Process, free_port, wait_until
 
 
 class WebServer:
-    """A context manager.
+    """uvicorn. A context manager.
 
     Args:
         application: such as `tests.web.shop:from_environment`, a function that makes it.
@@ -38,11 +41,9 @@ class WebServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def start(self) -> None:
-        program = [sys.executable, "-m", "uvicorn", "--factory", self._application]
-        options = ["--host", LOOPBACK, "--port", str(self.port), "--no-access-log", "--timeout-graceful-shutdown", "2"]
-        self._process = Process(program + options, self._folder / "log", self._environment)
+        self._process = Process(self._command(), self._folder / "log", self._environment)
         try:
-            wait_until(self._runs, "the start of uvicorn")
+            wait_until(self._runs, "the start of the web server", 30)
         except BaseException:
             self._process.stop()
             raise
@@ -78,6 +79,62 @@ class WebServer:
         """What it has printed, tracebacks included."""
         return self.process.log
 
+    def _command(self) -> list[str]:
+        program = [sys.executable, "-m", "uvicorn", "--factory", self._application]
+        return [
+            *program, "--host", LOOPBACK, "--port", str(self.port), "--no-access-log", "--timeout-graceful-shutdown", "2",
+        ]  # fmt: skip
+
+    _ready = "Uvicorn running on"
+    """What it prints when it runs."""
+
     def _runs(self) -> bool:
         assert self.process.alive, self.log
-        return "Uvicorn running on" in self.log[self._log_read_from :]
+        return self._ready in self.log[self._log_read_from :]
+
+
+class Gunicorn(WebServer):
+    """gunicorn. A context manager.
+
+    Args:
+        application: such as `tests.web.shops.on_flask:application`, or with brackets, a function that makes it.
+        environment: as for `WebServer`.
+        workers: processes, forked from one that may have the application already (`preload`).
+        worker: their kind: `gthread` or `gevent`.
+        threads: of each process, or how many greenlets.
+        preload: whether the application is made before the processes are forked.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        workers: int = 1,
+        worker: str = "gthread",
+        threads: int = 16,
+        preload: bool = False,
+    ) -> None:
+        super().__init__(application, environment)
+        crowd = ["--threads", str(threads)] if worker == "gthread" else ["--worker-connections", str(threads)]
+        self._options = ["--workers", str(workers), "--worker-class", worker, *crowd, *["--preload"] * preload]
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that serve, by their ids."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def kill(self) -> None:
+        """kill -9, all of it."""
+        workers = self.workers
+        super().kill()
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _command(self) -> list[str]:
+        where = ["--bind", f"{LOOPBACK}:{self.port}", "--graceful-timeout", "2", "--no-control-socket"]
+        return [sys.executable, "-m", "gunicorn", self._application, *where, *self._options]
+
+    _ready = "Booting worker with pid"

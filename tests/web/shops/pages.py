@@ -1,0 +1,101 @@
+"""What the shop's pages do, whatever the framework: to a session, by a path and a query."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections import defaultdict
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+
+from coatcheck import CookieSettings, Settings
+
+Query: TypeAlias = list[tuple[str, str]]
+
+STORE = os.environ.get("SHOP_STORE", "memory://")
+PATIENCE = float(os.environ.get("SHOP_PATIENCE", "5"))
+SETTINGS = Settings(store_timeout=PATIENCE)
+COOKIE = CookieSettings().name or ""
+
+
+def page(session: Any, path: str, query: str) -> str:
+    """Do what is asked at this path, and give the text that is answered."""
+    wanted = parse_qsl(query, keep_blank_values=True)
+    name, _, rest = path.strip("/").partition("/")
+    match name:
+        case "untouched":
+            return "the same for everybody"
+        case "page":
+            return json.dumps({name: session[name] for name in session.keys()})  # noqa: SIM118 - Django's is no mapping
+        case "put":
+            session.update(dict(wanted))
+            return "stored"
+        case "count":
+            session.increment("count")
+            return "counted"
+        case "add":
+            session.map("cart").increment(rest)
+            return "in the cart"
+        case "careful":
+            session.require_unchanged()
+            session.update(dict(wanted))
+            return "stored"
+        case "login":
+            log_in(session, dict(wanted)["user"], [value for name, value in wanted if name == "keep"])
+            return "welcome"
+        case "logout":
+            log_out(session)
+            return "good-bye"
+        case "boom":
+            session["broken"] = True
+            raise RuntimeError("this page is broken")
+        case "gates":
+            gates.open(rest)
+            return "open"
+        case "waiting":
+            return json.dumps(gates.waiting)
+        case _:
+            raise AssertionError(path)
+
+
+def log_in(session: Any, user: str, keep: list[str]) -> None:
+    if hasattr(session, "cycle_key"):  # as Django's own login does
+        session.cycle_key()
+    else:
+        session.renew(owner=user, keep=keep)
+    session["user"] = user
+
+
+def log_out(session: Any) -> None:
+    if hasattr(session, "flush"):  # as Django's own logout does
+        session.flush()
+    else:
+        session.destroy()
+
+
+class Gates:
+    """What slow requests wait for, by name; for threads and for event loops."""
+
+    def __init__(self) -> None:
+        self._gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self.waiting: list[str] = []  # the names of those at which a request has arrived
+
+    def open(self, name: str) -> None:
+        self._gates[name].set()
+
+    def pass_by(self, name: str | None) -> None:
+        if name:
+            self.waiting.append(name)
+            assert self._gates[name].wait(30), "nobody opened the gate"
+
+    async def apass_by(self, name: str | None) -> None:
+        if name:
+            self.waiting.append(name)
+            async with asyncio.timeout(30):
+                while not self._gates[name].is_set():
+                    await asyncio.sleep(0.005)
+
+
+gates = Gates()
