@@ -84,7 +84,7 @@ class SyncSessionManager:
         self._owns_store = isinstance(store, str)
         self.store: SyncStore = open_sync_store(store) if isinstance(store, str) else store
         check_store(self.store, "open_sync_store()")
-        if iscoroutinefunction(self.store.read):
+        if iscoroutinefunction(self.store.close):
             raise ConfigurationError(
                 "store", type(self.store).__qualname__, "an asynchronous store in a synchronous application",
                 "Give a URL, or what open_sync_store() returns",
