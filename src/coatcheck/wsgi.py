@@ -75,7 +75,8 @@ class SessionMiddleware:
         try:
             body = self.app(environ, response.start)
             if response.replacement is None and _is_complete(body, environ):
-                response.begin(streams=False)
+                if not response.begun:  # by `write()`
+                    response.begin(streams=False)
                 return body
         except _Replaced:
             pass
