@@ -76,6 +76,8 @@ class FlaskAttributes(ManagedSession, SessionMixin):
 
     def prepare(self) -> bool:
         """Before a commit: leave out what Flask would not keep. Gives whether the store must be told, even of no change."""
+        if self._forced:
+            self._look()
         pending = self._pending
         if pending is not None:
             if self._cleared and self._record is not None and not self:
