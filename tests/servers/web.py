@@ -7,8 +7,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from contextlib import suppress
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.servers.processes import LOOPBACK, Process, free_port, wait_until

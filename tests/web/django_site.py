@@ -47,7 +47,9 @@ if not settings.configured:
                 },
             }
         ],
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(Path(FOLDER.name) / "site.sqlite3")}},
+        DATABASES={
+            "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(Path(FOLDER.name) / "site.sqlite3")}
+        },
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         MESSAGE_STORAGE="django.contrib.messages.storage.session.SessionStorage",
         SESSION_ENGINE="coatcheck.django",

@@ -377,7 +377,12 @@ def test_a_store_that_is_down_is_answered_for() -> None:
     client.post("/put/a/1")
     before = ticket(client)
     store.down = True
-    for answer in (client.get("/page"), client.post("/put/a/2"), client.post("/logout"), browser(make(store)).post("/put/a/1")):
+    for answer in (
+        client.get("/page"),
+        client.post("/put/a/2"),
+        client.post("/logout"),
+        browser(make(store)).post("/put/a/1"),
+    ):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")
         assert answer.headers["Cache-Control"] == "no-store"
         assert "Set-Cookie" not in answer.headers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import httpx
 import pytest
 
 from tests.servers.browser import Browser
+from tests.servers.processes import eventually
 from tests.servers.valkey import DURABLE, Valkey
 from tests.servers.web import Gunicorn, WebServer
+from tests.web.shops.gates import Gates
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,14 @@ class Stage:
 
     def __init__(self) -> None:
         self.valkey = Valkey(*DURABLE)
+        self._folder = tempfile.TemporaryDirectory(prefix="coatcheck-")
+        self.gates = Gates(self._folder.name)
         self._servers: dict[str, WebServer] = {}
 
     def server(self, framework: str) -> WebServer:
         if framework not in self._servers:
-            server = FRAMEWORKS[framework].serve({"SHOP_STORE": self.valkey.url, "SHOP_PATIENCE": "3"})
+            environment = {"SHOP_STORE": self.valkey.url, "SHOP_PATIENCE": "3", "SHOP_GATES": self._folder.name}
+            server = FRAMEWORKS[framework].serve(environment)
             server.start()
             self._servers[framework] = server
         return self._servers[framework]
@@ -68,6 +74,7 @@ class Stage:
         for server in self._servers.values():
             server.stop()
         self.valkey.stop()
+        self._folder.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +102,11 @@ def server(stage: Stage, name: str) -> WebServer:
     return stage.server(name)
 
 
-async def slowly(visitor: Browser, path: str, gate: str) -> asyncio.Task[httpx.Response]:
+async def slowly(visitor: Browser, path: str, gate: str, gates: Gates) -> asyncio.Task[httpx.Response]:
     """A request that has done all but answer, when this returns."""
     slow = asyncio.create_task(visitor.post(path, headers={"x-gate": gate}))
-    async with asyncio.timeout(15), Browser(str(visitor._client.base_url)) as watcher:
-        while gate not in (await watcher.get("/waiting")).json():
-            await asyncio.sleep(0.01)
+    await eventually(lambda: gates.has_arrived(gate), "the slow request")
     return slow
-
-
-async def open_gate(server: WebServer, gate: str) -> None:
-    async with Browser(server.url) as keeper:
-        await keeper.post(f"/gates/{gate}")
 
 
 async def test_a_visitor_fills_a_cart_and_logs_in(server: WebServer, framework: Framework) -> None:
@@ -156,12 +156,12 @@ async def test_the_headers_keep_users_apart(server: WebServer) -> None:
         assert "vary" not in (await visitor.get("/untouched")).headers
 
 
-async def test_two_tabs_at_once_lose_nothing(server: WebServer, name: str) -> None:
+async def test_two_tabs_at_once_lose_nothing(stage: Stage, server: WebServer, name: str) -> None:
     async with Browser(server.url) as visitor:
         await visitor.post("/put?first=visit")
-        slow = await slowly(visitor, "/put?left=1", f"{name}-tabs")
+        slow = await slowly(visitor, "/put?left=1", f"{name}-tabs", stage.gates)
         await visitor.post("/put?right=2")
-        await open_gate(server, f"{name}-tabs")
+        stage.gates.open(f"{name}-tabs")
         assert (await slow).status_code == 200
         assert (await visitor.get("/page")).json() == {"first": "visit", "left": "1", "right": "2"}
 
@@ -174,15 +174,17 @@ async def test_a_counter_and_a_cart_are_exact_under_parallel_requests(server: We
         assert (await visitor.get("/page")).json() == {"first": "visit", "count": 12, "cart[tea]": 12}
 
 
-async def test_logout_during_a_slow_request_is_final(server: WebServer, framework: Framework, name: str) -> None:
+async def test_logout_during_a_slow_request_is_final(
+    stage: Stage, server: WebServer, framework: Framework, name: str
+) -> None:
     async with Browser(server.url) as visitor:
         await visitor.post("/login?user=garimoo")
         ticket = visitor.ticket
-        slow = await slowly(visitor, "/put?late=1", f"{name}-logout")
+        slow = await slowly(visitor, "/put?late=1", f"{name}-logout", stage.gates)
         async with Browser(server.url, ticket=ticket) as other_tab:
             assert (await other_tab.post("/logout")).text == "good-bye"
             assert other_tab.ticket is None
-        await open_gate(server, f"{name}-logout")
+        stage.gates.open(f"{name}-logout")
         refused = await slow
         assert refused.status_code == framework.gone
         assert "set-cookie" not in refused.headers
@@ -190,12 +192,12 @@ async def test_logout_during_a_slow_request_is_final(server: WebServer, framewor
         assert (await revenant.get("/page")).json() == {}
 
 
-async def test_require_unchanged_refuses_what_is_no_longer_true(server: WebServer, name: str) -> None:
+async def test_require_unchanged_refuses_what_is_no_longer_true(stage: Stage, server: WebServer, name: str) -> None:
     async with Browser(server.url) as visitor:
         await visitor.post("/put?note=old")
-        slow = await slowly(visitor, "/careful?note=slow", f"{name}-careful")
+        slow = await slowly(visitor, "/careful?note=slow", f"{name}-careful", stage.gates)
         assert (await visitor.post("/careful?note=quick")).status_code == 200
-        await open_gate(server, f"{name}-careful")
+        stage.gates.open(f"{name}-careful")
         refused = await slow
         assert refused.status_code == 409
         assert "set-cookie" not in refused.headers

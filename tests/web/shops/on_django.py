@@ -11,12 +11,12 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
 
-from tests.web.shops.pages import COOKIE, PATIENCE, STORE, gates, page
+from tests.web.shops.pages import COOKIE, PATIENCE, STORE, await_at, page, wait_at
 
 
 def shop(request: HttpRequest) -> HttpResponse:
     text = page(request.session, request.path, request.META["QUERY_STRING"])
-    gates.pass_by(request.headers.get("x-gate"))
+    wait_at(request.headers.get("x-gate"))
     return HttpResponse(text)
 
 
@@ -33,11 +33,11 @@ async def ashop(request: HttpRequest) -> HttpResponse:
         text = "good-bye"
     else:
         text = page(session, request.path, request.META["QUERY_STRING"])
-    await gates.apass_by(request.headers.get("x-gate"))
+    await await_at(request.headers.get("x-gate"))
     return HttpResponse(text)
 
 
-_WITHOUT = ("/untouched", "/waiting")
+_WITHOUT = ("/untouched",)
 
 
 def set_up(view: Any) -> None:

@@ -9,7 +9,7 @@ from fastapi.responses import PlainTextResponse
 
 from coatcheck import AsyncSession
 from coatcheck.starlette import SessionMiddleware
-from tests.web.shops.pages import SETTINGS, STORE, gates, page
+from tests.web.shops.pages import SETTINGS, STORE, await_at, page
 
 
 def current_session(request: Request) -> AsyncSession:
@@ -20,7 +20,7 @@ def current_session(request: Request) -> AsyncSession:
 
 async def shop(request: Request, session: Annotated[AsyncSession, Depends(current_session)]) -> PlainTextResponse:
     text = page(session, request.url.path, request.url.query)
-    await gates.apass_by(request.headers.get("x-gate"))
+    await await_at(request.headers.get("x-gate"))
     return PlainTextResponse(text)
 
 

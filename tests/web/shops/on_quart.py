@@ -6,12 +6,12 @@ from quart import Quart, request, session
 
 from coatcheck import Settings
 from coatcheck.quart import Sessions
-from tests.web.shops.pages import COOKIE, PATIENCE, STORE, gates, page
+from tests.web.shops.pages import COOKIE, PATIENCE, STORE, await_at, page
 
 
 async def shop(path: str) -> str:
     text = page(session, path, request.query_string.decode())
-    await gates.apass_by(request.headers.get("x-gate"))
+    await await_at(request.headers.get("x-gate"))
     return text
 
 

@@ -9,12 +9,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from coatcheck.starlette import SessionMiddleware
-from tests.web.shops.pages import SETTINGS, STORE, gates, page
+from tests.web.shops.pages import SETTINGS, STORE, await_at, page
 
 
 async def shop(request: Request) -> Response:
     text = page(request.session, request.url.path, request.url.query)
-    await gates.apass_by(request.headers.get("x-gate"))
+    await await_at(request.headers.get("x-gate"))
     return PlainTextResponse(text)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
-from collections import defaultdict
+import time
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
 from coatcheck import CookieSettings, Settings
+from tests.web.shops.gates import Gates
 
 Query: TypeAlias = list[tuple[str, str]]
 
@@ -51,11 +51,6 @@ def page(session: Any, path: str, query: str) -> str:
         case "boom":
             session["broken"] = True
             raise RuntimeError("this page is broken")
-        case "gates":
-            gates.open(rest)
-            return "open"
-        case "waiting":
-            return json.dumps(gates.waiting)
         case _:
             raise AssertionError(path)
 
@@ -75,27 +70,20 @@ def log_out(session: Any) -> None:
         session.destroy()
 
 
-class Gates:
-    """What slow requests wait for, by name; for threads and for event loops."""
-
-    def __init__(self) -> None:
-        self._gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
-        self.waiting: list[str] = []  # the names of those at which a request has arrived
-
-    def open(self, name: str) -> None:
-        self._gates[name].set()
-
-    def pass_by(self, name: str | None) -> None:
-        if name:
-            self.waiting.append(name)
-            assert self._gates[name].wait(30), "nobody opened the gate"
-
-    async def apass_by(self, name: str | None) -> None:
-        if name:
-            self.waiting.append(name)
-            async with asyncio.timeout(30):
-                while not self._gates[name].is_set():
-                    await asyncio.sleep(0.005)
+def wait_at(gate: str | None) -> None:
+    """Be as slow as the test wants."""
+    if gate:
+        gates.arrive(gate)
+        while not gates.is_open(gate):
+            time.sleep(0.005)
 
 
-gates = Gates()
+async def await_at(gate: str | None) -> None:
+    """See `wait_at`."""
+    if gate:
+        gates.arrive(gate)
+        while not gates.is_open(gate):
+            await asyncio.sleep(0.005)
+
+
+gates = Gates(os.environ.get("SHOP_GATES", ""))
