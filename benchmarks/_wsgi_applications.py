@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test.utils import override_settings
 from django.urls import path
 from flask import Flask, request, session
-from flask_session import Session as FlaskSession
+from flask_session import Session as FlaskSession  # type: ignore[import-untyped]
 
 from coatcheck.flask import Sessions
 
@@ -143,7 +143,9 @@ VARIANTS = {
     FLASK_SESSION: Variant(_flask_session, base=BARE_FLASK),
     OURS_ON_FLASK: Variant(lambda url: on_flask(lambda app: Sessions(app, store=url)), base=BARE_FLASK),
     BARE_DJANGO: Variant(lambda url: on_django(url, None), base=None),
-    SIGNED_DJANGO: Variant(lambda url: on_django(url, "django.contrib.sessions.backends.signed_cookies"), base=BARE_DJANGO),
+    SIGNED_DJANGO: Variant(
+        lambda url: on_django(url, "django.contrib.sessions.backends.signed_cookies"), base=BARE_DJANGO
+    ),
     CACHE_DJANGO: Variant(lambda url: on_django(url, "django.contrib.sessions.backends.cache"), base=BARE_DJANGO),
     OURS_ON_DJANGO: Variant(lambda url: on_django(url, "coatcheck.django"), base=BARE_DJANGO),
 }

@@ -407,7 +407,8 @@ class _Engine:
         times = {name: options[name] for name in ("absolute_timeout", "store_timeout") if name in options}
         # How long each session may be idle is decided whenever one is saved, and what Django saves is always meant:
         # `touch_every` throttles what nobody asked for.
-        self.base = Settings(**{"absolute_timeout": None, "idle_timeout": 0.001, "touch_every": 0, **times})
+        always: dict[str, Any] = {"absolute_timeout": None, "idle_timeout": 0.001, "touch_every": 0}
+        self.base = Settings(**(always | times))
         self._parts: dict[str, Any] = {"codec": options.get("codec"), "observers": options.get("observers", (log,))}
         self._url = options["store"] if isinstance(options["store"], str) else None
         self._async_store = options.get("async_store", self._url)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from tests.servers.processes import LOOPBACK, Process, free_port, wait_until
 
@@ -29,7 +30,7 @@ class WebServer:
         self._process: Process | None = None
         self.port = free_port()
 
-    def __enter__(self) -> WebServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

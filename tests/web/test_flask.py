@@ -151,7 +151,11 @@ def test_attributes_of_a_session() -> None:
     assert client.get("/attributes").json == [False, False, True, True]
     client.get("/change")
     assert client.get("/change").json == [False, True]
-    assert client.get("/page").json["list"] == ["in place", "in place"]
+    assert client.get("/page").json == {
+        "user": "garimoo",
+        "_permanent": True,
+        "list": ["in place", "in place"],
+    }
 
 
 def test_modified_by_hand_prolongs_the_life() -> None:
@@ -183,7 +187,8 @@ def test_flashed_messages() -> None:
 
     @app.get("/hear")
     def hear() -> list[Any]:
-        return [[kind, isinstance(text, Markup), text] for kind, text in get_flashed_messages(with_categories=True)]
+        flashed: Any = get_flashed_messages(with_categories=True)
+        return [[kind, isinstance(text, Markup), text] for kind, text in flashed]
 
     client = browser(app)
     client.post("/say")

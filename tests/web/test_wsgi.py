@@ -98,7 +98,7 @@ class Browser:
             started[:] = [(status, headers)]
             return self.sent.append
 
-        body = self._app(environ, start_response)
+        body: Any = self._app(environ, start_response)
         try:
             for piece in body:
                 assert started, "the body came before the headers"
