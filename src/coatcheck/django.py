@@ -35,7 +35,7 @@ from coatcheck.stores.opening import open_store
 from coatcheck.sync_manager import SyncSessionManager, at_once
 from coatcheck.ticket import Ticket
 
-__all__ = ["SessionMiddleware", "SessionStore", "session_settings"]
+__all__ = ["SessionMiddleware", "SessionStore", "session_manager", "session_settings"]
 
 T = TypeVar("T")
 
@@ -360,6 +360,11 @@ class SessionMiddleware(middleware.SessionMiddleware):
         if django_settings.SESSION_COOKIE_NAME in response.cookies:
             patch_cache_control(response, no_store=True)
         return response
+
+
+def session_manager() -> SyncSessionManager:
+    """What runs the sessions: to list those of a user, to end them, or to close the store."""
+    return _engine().sync
 
 
 def session_settings() -> Settings:

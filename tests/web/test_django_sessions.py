@@ -19,7 +19,7 @@ from django.core.management import call_command
 from django.test import override_settings
 from django.utils import timezone
 
-from coatcheck.django import SessionStore, _engine, session_settings
+from coatcheck.django import SessionStore, session_manager, session_settings
 from coatcheck.errors import Conflict, UnstorableValue
 from tests.servers.valkey import Valkey
 
@@ -32,7 +32,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[None]:
     url = "memory://" if request.param == "memory" else request.getfixturevalue("valkey_url")
     with override_settings(COATCHECK={"store": url, "store_timeout": 5}):
         yield
-        _engine().sync.close()
+        session_manager().close()
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -341,7 +341,7 @@ async def test_require_unchanged_is_refused_by_a_conflict(do: Do) -> None:
 async def test_the_user_owns_the_session(do: Do) -> None:
     """So that all sessions of a user can be listed and ended, and another application knows whose it is."""
     session = await stored(do, _auth_user_id="17")
-    manager = _engine().sync
+    manager = session_manager()
     assert [record.session_id for record in manager.sessions_of("17")] == [session.session_id]
     assert manager.end_sessions_of("17") == 1
     assert await seen(do, session.session_key) == {}
@@ -352,7 +352,7 @@ async def test_the_user_owns_the_session(do: Do) -> None:
 
 async def idle_ms(session: SessionStore) -> int:
     """For how long the store keeps it."""
-    record = _engine().sync.store.read(str(session.session_id))
+    record = session_manager().store.read(str(session.session_id))
     assert record is not None
     return record.idle_ms
 
@@ -420,16 +420,16 @@ async def test_what_has_expired_is_gone(do: Do) -> None:
 
 async def test_saving_begins_the_time_anew_and_reading_does_not(do: Do) -> None:
     session = await stored(do, cat="dog")
-    record = _engine().sync.store.read(str(session.session_id))
+    record = session_manager().store.read(str(session.session_id))
     assert record is not None
     time.sleep(0.02)
     reader = SessionStore(session.session_key)
     await do(reader, "get", "cat")
-    read = _engine().sync.store.read(str(session.session_id))
+    read = session_manager().store.read(str(session.session_id))
     assert read is not None
     assert read.touched_ms == record.touched_ms
     await do(reader, "save")
-    saved = _engine().sync.store.read(str(session.session_id))
+    saved = session_manager().store.read(str(session.session_id))
     assert saved is not None
     assert saved.touched_ms > record.touched_ms
     assert saved.version == record.version, "nothing has changed"
@@ -439,11 +439,11 @@ async def test_an_absolute_timeout_can_be_set(do: Do) -> None:
     options = {**settings.COATCHECK, "absolute_timeout": 3600}
     with override_settings(COATCHECK=options):
         session = await stored(do, cat="dog")
-        record = _engine().sync.store.read(str(session.session_id))
+        record = session_manager().store.read(str(session.session_id))
         assert record is not None
         assert record.deadline_ms == record.created_ms + 3_600_000
         assert record.idle_ms == 3_600_000
-        _engine().sync.close()
+        session_manager().close()
 
 
 async def test_clearing_what_has_expired_is_the_stores_own_business(do: Do) -> None:
@@ -471,7 +471,7 @@ def test_the_record_is_like_any_other(valkey: Valkey, valkey_url: str, prefix: s
         assert record["user"] == '"garimoo"'
         assert record["numbers"] == "[1,2]"
         assert (session.session_key or "")[16:] not in str(record), "the secret is nowhere in the store"
-        _engine().sync.close()
+        session_manager().close()
 
 
 def test_settings_for_others() -> None:

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from coatcheck.django import SessionStore, _engine, session_settings
+from coatcheck.django import SessionStore, session_manager, session_settings
 from coatcheck.errors import StoreUnavailable
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
@@ -331,4 +331,4 @@ def test_wrong_settings_are(changed: dict[str, Any], found: str, text: str) -> N
 def test_without_its_setting_the_engine_says_what_to_do() -> None:
     with override_settings(COATCHECK=None), pytest.raises(ImproperlyConfigured, match="Set COATCHECK"):
         SessionStore()
-    assert _engine().sync.store is not None
+    assert session_manager().store is not None
