@@ -29,7 +29,7 @@ from coatcheck.observers.logs import log
 from coatcheck.responses import REFUSALS, answer_to
 from coatcheck.session import FieldMap
 from coatcheck.settings import CookieSettings, Settings
-from coatcheck.stores.interface import AsyncStore
+from coatcheck.stores.interface import AsyncStore, AsyncSweeping, SyncSweeping
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.stores.opening import open_store
 from coatcheck.sync_manager import SyncSessionManager, at_once
@@ -221,11 +221,19 @@ class SessionStore(SessionBase):
 
     @classmethod
     def clear_expired(cls) -> None:
-        """Nothing to do: stores remove what has expired by themselves."""
+        """Remove what has expired now. Stores do so by themselves too; those that cannot be told to are left alone."""
+        store = session_manager().store
+        if isinstance(store, SyncSweeping):
+            while store.sweep():
+                pass
 
     @classmethod
     async def aclear_expired(cls) -> None:
         """See `clear_expired`."""
+        store = _engine().here().store
+        if isinstance(store, AsyncSweeping):
+            while await store.sweep():
+                pass
 
     # --- the same, by a manager that waits for its store or does not -------------------------------------------------
 

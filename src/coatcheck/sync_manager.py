@@ -165,4 +165,5 @@ def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
         coroutine.send(None)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    coroutine.close()
     raise AssertionError("a synchronous store was waited for")

@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from coatcheck.django import SessionStore, session_manager, session_settings
 from coatcheck.errors import Conflict, UnstorableValue
+from coatcheck.stores.memory import MemoryStore
 from tests.servers.valkey import Valkey
 
 Do: TypeAlias = Callable[..., Awaitable[Any]]
@@ -446,9 +447,22 @@ async def test_an_absolute_timeout_can_be_set(do: Do) -> None:
         session_manager().close()
 
 
-async def test_clearing_what_has_expired_is_the_stores_own_business(do: Do) -> None:
-    await do(SessionStore(), "clear_expired")
-    call_command("clearsessions")
+async def test_what_has_expired_can_be_cleared(do: Do) -> None:
+    kept = await stored(do, cat="dog")
+    for clear in (lambda: do(SessionStore(), "clear_expired"), lambda: _call("clearsessions")):
+        session = await stored(do, cat="fish")
+        await do(session, "set_expiry", -10)
+        await do(session, "save")
+        time.sleep(0.02)
+        await clear()
+        store = session_manager().store
+        if isinstance(store, MemoryStore):
+            assert len(store) == 1
+    assert await seen(do, kept.session_key) == {"cat": "dog"}
+
+
+async def _call(command: str) -> None:
+    call_command(command)
 
 
 # --- the rest of it ---------------------------------------------------------------------------------------------------------

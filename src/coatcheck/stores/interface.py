@@ -127,3 +127,21 @@ class SyncOwnerIndex(Protocol):
     def sessions_of(self, owner: str) -> list[Record]:
         """See `AsyncOwnerIndex.sessions_of`."""
         ...
+
+
+@runtime_checkable
+class AsyncSweeping(Protocol):
+    """A store that can be told to remove what has expired now, rather than when it does so by itself."""
+
+    async def sweep(self) -> int:
+        """Remove expired records, some at a time. Returns how many; 0 when there are none left."""
+        ...
+
+
+@runtime_checkable
+class SyncSweeping(Protocol):
+    """See `AsyncSweeping`."""
+
+    def sweep(self) -> int:
+        """See `AsyncSweeping.sweep`."""
+        ...
