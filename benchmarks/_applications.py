@@ -6,7 +6,9 @@ defaults. A library that comes with a framework of its own is compared with the 
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from benchmarks._bare import Awaited, address_of
 from benchmarks._harness import Samples, Spread
-from coatcheck.asgi import ASGIApp
+from coatcheck.asgi import ASGIApp, Message, Receive, Scope, Send
 from coatcheck.starlette import SessionMiddleware
 
 BARE = "bare Starlette"
@@ -32,6 +35,7 @@ SIGNED = "Starlette's signed cookie"
 STARSESSIONS = "starsessions on Valkey"
 OURS = "coatcheck on Valkey"
 OURS_IN_MEMORY = "coatcheck in memory"
+FLOOR = "HGETALL and HSET, bare"
 BARE_LITESTAR = "bare Litestar"
 LITESTAR = "Litestar's sessions on Valkey"
 
@@ -100,6 +104,42 @@ def _starsessions(url: str) -> ASGIApp:
 
     store = RedisStore(connection=Redis.from_url(url))
     return _on_starlette(Middleware(StarsessionsMiddleware, store=store), Middleware(SessionAutoloadMiddleware))
+
+
+class _Unguarded:
+    """The least that a hash per session can cost: read at the start, written field by field, and nothing promised.
+
+    No ticket is verified, nothing expires, no time limit holds, no answer is checked, nobody may be cancelled.
+    """
+
+    def __init__(self, app: ASGIApp, url: str) -> None:
+        self._app = app
+        self._address = address_of(url)
+        self._connection: Awaited | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = self._connection = self._connection or await Awaited.connect(self._address)
+        key = ""
+        for name, value in scope["headers"]:
+            if name == b"cookie":
+                key = value.partition(b"=")[2].decode()
+        stored = await connection.send("HGETALL", key) if key else {}
+        session = scope["session"] = {name: json.loads(text) for name, text in stored.items()}
+        before = session.copy()
+
+        async def send_with_session(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"vary", b"Cookie"))
+                if session != before:
+                    in_key = key or f"bare:{secrets.token_urlsafe(36)}"
+                    changed = {name: value for name, value in session.items() if before.get(name) != value}
+                    fields = [part for name, value in changed.items() for part in (name, json.dumps(value))]
+                    await connection.send("HSET", in_key, *fields)
+                    if not key:
+                        message["headers"].append((b"set-cookie", b"session=" + in_key.encode()))
+            await send(message)
+
+        await self._app(scope, receive, send_with_session)
 
 
 # --- on Litestar -----------------------------------------------------------------------------------------------------
@@ -182,6 +222,7 @@ VARIANTS = {
     STARSESSIONS: Variant(_starsessions),
     OURS: Variant(lambda url: _on_starlette(Middleware(SessionMiddleware, store=url))),
     OURS_IN_MEMORY: Variant(lambda url: _on_starlette(Middleware(SessionMiddleware, store="memory://"))),
+    FLOOR: Variant(lambda url: _on_starlette(Middleware(_Unguarded, url=url))),
     BARE_LITESTAR: Variant(lambda url: _on_litestar(None), base=None),
     LITESTAR: Variant(_on_litestar, base=BARE_LITESTAR),
 }

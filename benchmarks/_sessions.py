@@ -26,7 +26,7 @@ def fields(number: int) -> dict[str, str]:
 def ticket(number: int) -> Ticket:
     """The ticket of session `number`. Known without keeping a million of them: it follows from the number."""
     random = urlsafe_b64encode(hashlib.sha256(b"benchmark %d" % number).digest() * 2).decode("ascii")
-    return Ticket(random[:16], random[16:48])
+    return Ticket(random[:16], random[16:48].encode())
 
 
 def user(number: int) -> str:

@@ -10,7 +10,7 @@ from coatcheck.codec import Codec
 from coatcheck.cookie import finish_headers
 from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.events import Observer
-from coatcheck.manager import SessionManager
+from coatcheck.manager import AsyncSession, SessionManager
 from coatcheck.observers.logs import log
 from coatcheck.responses import HEADERS_SENT, REFUSALS, answer_to, as_bytes, refuse_first_look, response_started
 from coatcheck.settings import Settings
@@ -69,51 +69,15 @@ class SessionMiddleware:
         session = scope["session"] = manager.session_for(scope["headers"])
         if start == "websocket.accept":
             receive = _Greeting(receive)
-        started = False
-        replaced = False  # the application's response was replaced by ours, and the rest of it goes nowhere
-
-        def send_with_session(message: Message) -> Awaitable[None]:
-            nonlocal started
-            if replaced:
-                # An endless stream must not go on for nobody, nor background tasks run for what was refused.
-                raise _ResponseReplaced
-            if message["type"] != start:
-                return send(message)
-            if not manager.is_settled(session):
-                return commit_and_send(message)
-            started = True
-            return send(begun(message))
-
-        async def commit_and_send(message: Message) -> None:
-            nonlocal started, replaced
-            try:
-                await manager.commit(session)
-            except REFUSALS as error:
-                replaced = True
-                await _answer(error, scope, send)
-                return
-            started = True
-            await send(begun(message))
-
-        def begun(message: Message) -> Message:
-            """The start of the response, as it has to be with this session."""
-            session.close(None if start == "websocket.accept" else _RESPONSE_STARTED, HEADERS_SENT)
-            looked_at, set_cookie = session.looked_at, session.set_cookie
-            if looked_at or set_cookie is not None:
-                headers = finish_headers(message.get("headers", ()), looked_at=looked_at, set_cookie=set_cookie)
-                return {**message, "headers": headers}
-            if start == "http.response.start":
-                session.guard_first_look(partial(refuse_first_look, message.get("headers", ())))
-            return message
-
+        response = _Response(manager, session, start, scope, send)
         try:
             if self._eager and session.ticket is not None:
                 await manager.load(session)
-            await self.app(scope, receive, send_with_session)
+            await self.app(scope, receive, response)
         except _ResponseReplaced:
             return
         except REFUSALS as error:
-            if started or replaced:
+            if response.started or response.replaced:
                 raise
             if isinstance(receive, _Greeting) and not receive.taken:
                 await receive()  # websocket.connect must be taken before it can be answered
@@ -122,9 +86,11 @@ class SessionMiddleware:
         except Exception as error:
             if not _comes_of_replacing(error):
                 raise
-        if started:  # what changed since then?
+        if response.started:  # what changed since then?
             if not session.sealed:
                 await session.commit()
+            elif session.at_rest:
+                return
             elif session.delta() or session.renewing:
                 raise _RESPONSE_STARTED.anew()
             elif session.ended:  # while the commit before the response was under way: a logout needs no cookie
@@ -141,6 +107,59 @@ class SessionMiddleware:
             await send(message)
 
         await self.app(scope, receive, send_and_close)
+
+
+class _Response:
+    """What the application sends through: the session is committed before the first byte, and its cookie goes with it.
+
+    Attributes:
+        started: whether the application's response has begun.
+        replaced: whether it was replaced by ours, and the rest of it goes nowhere.
+    """
+
+    __slots__ = ("_manager", "_scope", "_send", "_session", "_start", "replaced", "started")
+
+    def __init__(self, manager: SessionManager, session: AsyncSession, start: str, scope: Scope, send: Send) -> None:
+        self._manager = manager
+        self._session = session
+        self._start = start
+        self._scope = scope
+        self._send = send
+        self.started = self.replaced = False
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        if self.replaced:
+            # An endless stream must not go on for nobody, nor background tasks run for what was refused.
+            raise _ResponseReplaced
+        if message["type"] != self._start:
+            return self._send(message)
+        if not self._manager.is_settled(self._session):
+            return self._commit_and_send(message)
+        self.started = True
+        return self._send(self._begun(message))
+
+    async def _commit_and_send(self, message: Message) -> None:
+        try:
+            await self._manager.commit(self._session)
+        except REFUSALS as error:
+            self.replaced = True
+            await _answer(error, self._scope, self._send)
+            return
+        self.started = True
+        await self._send(self._begun(message))
+
+    def _begun(self, message: Message) -> Message:
+        """The start of the response, as it has to be with this session."""
+        session = self._session
+        is_http = self._start == "http.response.start"
+        session.close(_RESPONSE_STARTED if is_http else None, HEADERS_SENT)
+        looked_at, set_cookie = session.looked_at, session.set_cookie
+        if looked_at or set_cookie is not None:
+            headers = finish_headers(message.get("headers", ()), looked_at=looked_at, set_cookie=set_cookie)
+            return {**message, "headers": headers}
+        if is_http:
+            session.guard_first_look(partial(refuse_first_look, message.get("headers", ())))
+        return message
 
 
 _START = {"http": "http.response.start", "websocket": "websocket.accept"}

@@ -29,9 +29,11 @@ class Cookie:
         for header, line in headers:
             if header == b"cookie" and start in line:
                 for pair in line.split(b";"):
-                    pair = pair.strip(b" \t")
-                    if pair.startswith(start):
-                        found.append(pair[len(start) :])
+                    if not pair.startswith(start):
+                        pair = pair.lstrip(b" \t")
+                        if not pair.startswith(start):
+                            continue
+                    found.append(pair[len(start) :].rstrip(b" \t"))
         return found
 
     def write(self, value: str) -> str:

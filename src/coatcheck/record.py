@@ -37,7 +37,7 @@ def discreetly(self: Struct) -> str:
     return f"{type(self).__name__}({', '.join(shown)})"
 
 
-class NewRecord(Struct, frozen=True, kw_only=True):
+class NewRecord(Struct, frozen=True, kw_only=True, gc=False):
     """A session to be created.
 
     Attributes:
@@ -61,7 +61,7 @@ class NewRecord(Struct, frozen=True, kw_only=True):
     __repr__ = discreetly
 
 
-class Record(Struct):
+class Record(Struct, gc=False):
     """A session as the store has it.
 
     Attributes:
@@ -114,7 +114,7 @@ class Record(Struct):
         )
 
 
-class Renewal(Struct, frozen=True, kw_only=True):
+class Renewal(Struct, frozen=True, kw_only=True, gc=False):
     """A new secret for a session.
 
     Attributes:
@@ -132,7 +132,7 @@ class Renewal(Struct, frozen=True, kw_only=True):
     __repr__ = discreetly
 
 
-class Changes(Struct, frozen=True, kw_only=True):
+class Changes(Struct, frozen=True, kw_only=True, gc=False):
     """All that one commit does to a record, applied atomically or not at all.
 
     In this order: `retain` clears, `deletes` and `sets` and `increments` follow; no field is in more than one of the
@@ -179,7 +179,7 @@ class Changes(Struct, frozen=True, kw_only=True):
         return replace(self, retry=True)
 
 
-class Applied(Struct, frozen=True):
+class Applied(Struct, frozen=True, gc=False):
     """The answer to a commit.
 
     Attributes:

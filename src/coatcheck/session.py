@@ -14,7 +14,7 @@ from coatcheck.record import Applied, Record, discreetly, entry_field, is_text, 
 from coatcheck.ticket import Ticket
 
 
-class Delta(Struct, frozen=True):
+class Delta(Struct, frozen=True, gc=False):
     """What a handler did to a session's fields. No field is in more than one of sets, deletes and increments."""
 
     retain: tuple[str, ...] | None = None
@@ -78,7 +78,7 @@ class _Pending:
         self.added.pop(name, None)
 
 
-class Before(Struct, frozen=True):
+class Before(Struct, frozen=True, gc=False):
     """What a session was before `Session.advance`; only `Session.take_back` looks into it."""
 
     ticket: Ticket | None
@@ -345,10 +345,11 @@ class Session(MutableMapping[str, Any]):
 
     def admit(self, record: Record | None) -> None:
         """Take the record that the ticket opens; `None` if it opens none. A ticket that opens nothing is never adopted."""
+        if self._fields is not None:  # it is read again: what was changed and not committed is dropped
+            self._pending = self._watched = self._owner = None
+            self._renew = self._unchanged = False
+            self._seen = {}
         self._record = record
-        self._pending = self._watched = self._owner = None
-        self._renew = self._unchanged = False
-        self._seen = {}
         if record is None:
             self._fields = {}
             self.ticket = None
@@ -431,6 +432,11 @@ class Session(MutableMapping[str, Any]):
     def renewing(self) -> bool:
         """Whether the handler asked for a new ticket, and the store has not been told yet."""
         return self._renew
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the store has been told of everything: nothing was changed, nor can have been in place."""
+        return self._pending is None and self._watched is None and not self._renew and self._ended is None
 
     @property
     def sealed(self) -> bool:

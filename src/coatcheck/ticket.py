@@ -29,15 +29,15 @@ class Ticket:
 
     __slots__ = ("_secret", "secret_hash", "session_id")
 
-    def __init__(self, session_id: str, secret: str) -> None:
+    def __init__(self, session_id: str, secret: bytes) -> None:
         self.session_id = session_id
         self._secret = secret
-        self.secret_hash = b2a_base64(hashlib.sha256(secret.encode()).digest(), newline=False).decode()
+        self.secret_hash = b2a_base64(hashlib.sha256(secret).digest(), newline=False).decode()
 
     @classmethod
     def new(cls) -> Ticket:
         """A ticket with a fresh id and a fresh secret from the operating system's random source."""
-        return cls(secrets.token_urlsafe(12), secrets.token_urlsafe(24))
+        return cls(secrets.token_urlsafe(12), secrets.token_urlsafe(24).encode())
 
     @classmethod
     def parse(cls, value: bytes | str) -> Ticket | None:
@@ -48,16 +48,16 @@ class Ticket:
             return None
         if value.translate(None, _ALPHABET):  # something is left without the letters of the alphabet
             return None
-        return cls(value[:ID_CHARACTERS].decode(), value[ID_CHARACTERS:].decode())
+        return cls(value[:ID_CHARACTERS].decode(), value[ID_CHARACTERS:])
 
     def renewed(self) -> Ticket:
         """A ticket for the same session with a fresh secret."""
-        return Ticket(self.session_id, secrets.token_urlsafe(24))
+        return Ticket(self.session_id, secrets.token_urlsafe(24).encode())
 
     @property
     def cookie_value(self) -> str:
         """What goes into the cookie, 48 characters. The one place where the secret comes out."""
-        return self.session_id + self._secret
+        return self.session_id + self._secret.decode()
 
     def __repr__(self) -> str:
         return f"Ticket({self.session_id!r}, secret hidden)"

@@ -226,7 +226,7 @@ def test_random_bytes_are_a_record_or_corrupt_and_nothing_else(
 
 def look_at_everything(record: Record) -> None:
     """What a handler may do with a session; only fields that cannot be read may raise, and these are named."""
-    session = Session(JSONCodec(), Ticket(record.session_id, "x" * 32))
+    session = Session(JSONCodec(), Ticket(record.session_id, b"x" * 32))
     session.admit(record)
     shown: dict[str, Any] = {name: session[name] for name in session}
     assert len(session) == len(shown)

@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import pickle
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +28,7 @@ from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.ticket import Ticket
 from tests.promises.storm import STORM
 from tests.servers.browser import COOKIE, Browser
+from tests.servers.clock import fair_time
 from tests.servers.fixtures import Opener, URLOpener
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
@@ -500,9 +500,9 @@ async def test_a_cookie_header_of_any_length_takes_no_time() -> None:
         (b"; " + b" " * 300) * 200,
         name + b"=" + b"\t " * 30_000 + b";",
     ):
-        began = time.perf_counter()
+        began = fair_time()
         status, _, _ = await raw(app, [(b"cookie", line)])
-        assert (status, time.perf_counter() - began < 1) == (200, True), line[:40]
+        assert (status, fair_time() - began < 1) == (200, True), line[:40]
 
 
 # --- `__Host-` bypass with Unicode space, and duplicates -------------------------------------------------------------

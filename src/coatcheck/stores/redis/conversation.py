@@ -38,7 +38,7 @@ class Waiter(Protocol):
         ...
 
 
-class Request(Struct):
+class Request(Struct, gc=False):
     """One place in the line.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -74,14 +75,18 @@ class RedisStore:
             return cls(ClusteredTransport(redis, timeout=timeout), layout)
         return cls(PooledTransport(redis.connection_pool, timeout=timeout), layout)
 
-    async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
-        return await self._run(self._verbs.create(new), timeout)
+    # Three verbs are one exchange each. They hand out its coroutine rather than wait for it in one of their own.
 
-    async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
-        return await self._run(self._verbs.read(session_id), timeout)
+    def create(self, new: NewRecord, *, timeout: float | None = None) -> Coroutine[Any, Any, Applied]:
+        return self._run(self._verbs.create(new), timeout)
 
-    async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
-        return await self._run(self._verbs.update(session_id, changes), timeout)
+    def read(self, session_id: str, *, timeout: float | None = None) -> Coroutine[Any, Any, Record | None]:
+        return self._run(self._verbs.read(session_id), timeout)
+
+    def update(
+        self, session_id: str, changes: Changes, *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, Applied]:
+        return self._run(self._verbs.update(session_id, changes), timeout)
 
     async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return await self._walk(self._verbs.delete(session_id), timeout)
