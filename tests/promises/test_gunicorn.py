@@ -62,8 +62,13 @@ def server(serve: Serve, freezable: Valkey, folder: str) -> Iterator[Gunicorn]:
 async def behind(serve: Serve, proxy: Proxy, prefix: str) -> AsyncIterator[Gunicorn]:
     """A server whose store is behind the proxy."""
     environment = {"SHOP_STORE": f"{proxy.url}?prefix={prefix}&max_connections=4", "SHOP_PATIENCE": "5"}
-    with serve(environment) as server:
+    server = serve(environment)
+    server.launch()
+    try:
+        await eventually(server.runs, "the start of gunicorn", 30)  # which the proxy has to take part in
         yield server
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def crowd(server: Gunicorn, number: int) -> list[str]:
@@ -85,7 +90,7 @@ async def test_nobody_gets_anybody_elses_session(proxy: Proxy, behind: Gunicorn)
     seen: Counter[str] = Counter()
 
     async def browse(client: httpx.AsyncClient) -> None:
-        for _ in range(25):
+        for _ in range(16):
             at = chance.randrange(len(tickets))
             patience = chance.uniform(0.001, 0.02) if chance.random() < 0.5 else 20
             path = "/page" if chance.random() < 0.7 else "/count"
@@ -104,7 +109,7 @@ async def test_nobody_gets_anybody_elses_session(proxy: Proxy, behind: Gunicorn)
     limits = httpx.Limits(max_connections=32, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=behind.url, timeout=20, limits=limits) as client:
         await asyncio.gather(*(browse(client) for _ in range(24)))
-    assert seen["served"] > 200, seen
+    assert seen["served"] > 120, seen
     assert seen["hung up"] > 10, seen
     proxy._latency = (0.0, 0.0)
     for at, ticket in enumerate(tickets):

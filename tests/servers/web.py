@@ -42,12 +42,16 @@ class WebServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def start(self) -> None:
-        self._process = Process(self._command(), self._folder / "log", self._environment)
+        self.launch()
         try:
-            wait_until(self._runs, "the start of the web server", 30)
+            wait_until(self.runs, "the start of the web server", 30)
         except BaseException:
             self._process.stop()
             raise
+
+    def launch(self) -> None:
+        """Start it, without waiting until it runs."""
+        self._process = Process(self._command(), self._folder / "log", self._environment)
 
     def stop(self) -> None:
         self.end()
@@ -89,7 +93,8 @@ class WebServer:
     _ready = "Uvicorn running on"
     """What it prints when it runs."""
 
-    def _runs(self) -> bool:
+    def runs(self) -> bool:
+        """Whether it serves by now."""
         assert self.process.alive, self.log
         return self._ready in self.log[self._log_read_from :]
 
@@ -130,12 +135,22 @@ class Gunicorn(WebServer):
         """kill -9, all of it."""
         workers = self.workers
         super().kill()
-        for pid in workers:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(workers)
+
+    def end(self) -> None:
+        """Ask it to end, and see to it that no worker is left over if it does not."""
+        workers = self.workers if self.process.alive else []
+        super().end()
+        _kill(workers)
 
     def _command(self) -> list[str]:
         where = ["--bind", f"{LOOPBACK}:{self.port}", "--graceful-timeout", "2", "--no-control-socket"]
         return [sys.executable, "-m", "gunicorn", self._application, *where, *self._options]
 
     _ready = "Booting worker with pid"
+
+
+def _kill(workers: list[int]) -> None:
+    for pid in workers:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

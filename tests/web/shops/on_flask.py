@@ -23,4 +23,4 @@ def shop(path: str) -> str:
 
 
 if "SHOP_WARM" in os.environ:  # a connection that is open before the server forks its workers
-    application.test_client().get("/page", headers={"cookie": f"{COOKIE}={'A' * 48}"})
+    application.test_client(use_cookies=False).get("/page", headers={"cookie": f"{COOKIE}={'A' * 48}"})
