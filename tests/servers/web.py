@@ -46,7 +46,7 @@ class WebServer:
         try:
             wait_until(self.runs, "the start of the web server", 30)
         except BaseException:
-            self._process.stop()
+            self.process.stop()
             raise
 
     def launch(self) -> None:
