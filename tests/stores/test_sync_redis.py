@@ -43,7 +43,9 @@ class OnBorrowedClient(SyncRedisStore):
 
 _WAYS: dict[str, Callable[[Valkey, str], SyncStore]] = {
     "tcp": lambda server, prefix: open_sync_store(f"{server.url}?prefix={prefix}&timeout=10"),
-    "unix socket": lambda server, prefix: open_sync_store(f"{server.socket_url}?prefix={prefix}&timeout=10&max_connections=3"),
+    "unix socket": lambda server, prefix: open_sync_store(
+        f"{server.socket_url}?prefix={prefix}&timeout=10&max_connections=3"
+    ),
     "own client that decodes, RESP2": lambda server, prefix: OnBorrowedClient.lend(
         server, prefix, decode_responses=True, protocol=2
     ),
