@@ -112,7 +112,9 @@ class SessionStore(SessionBase):
         self._changed = value
 
     def is_empty(self) -> bool:
-        """Whether there is neither a key nor anything in it."""
+        """Whether there is neither a key nor anything in it. If so, Django takes the cookie back."""
+        if self.trouble is not None:
+            return False  # whether the session has ended is not known, so its cookie is not touched
         return not self._session_key and not (self._stored.loaded and self._stored)
 
     # --- what is there beyond Django's own ---------------------------------------------------------------------------

@@ -64,6 +64,10 @@ class FlaskAttributes(ManagedSession, SessionMixin):
     def accessed(self, value: bool) -> None:
         self._accessed = value
 
+    def copy(self) -> dict[str, Any]:
+        """All that is in it, as a dict."""
+        return dict(self)
+
     def clear(self) -> None:
         """Remove everything. It ends the session, or, if something is set after it, the ticket of the time before.
 

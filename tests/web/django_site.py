@@ -99,6 +99,14 @@ def interrupted(request: HttpRequest) -> HttpResponse:
     return HttpResponse("too late")
 
 
+def logout_during_an_outage(request: HttpRequest) -> HttpResponse:
+    """The store fails between the look at the session and its end."""
+    request.session.get("cat")
+    settings.COATCHECK["store"].down = True
+    request.session.flush()
+    return HttpResponse("good-bye")
+
+
 async def count(request: HttpRequest) -> HttpResponse:
     session: Any = request.session
     return HttpResponse(str(await session.aincrement("count")))
@@ -112,6 +120,7 @@ urlpatterns = [
     path("say", say),
     path("hear", hear),
     path("interrupted", interrupted),
+    path("logout-during-an-outage", logout_during_an_outage),
     path("count", count),
     path("admin/", admin.site.urls),
 ]

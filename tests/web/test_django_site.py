@@ -61,6 +61,10 @@ class Failing(MemoryStore):
         self._ask()
         return super().update(session_id, changes)
 
+    def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
+        self._ask()
+        return super().delete(session_id)
+
 
 @pytest.fixture
 def store() -> Iterator[Failing]:
@@ -258,6 +262,19 @@ def test_with_djangos_own_middleware_a_store_that_is_down_is_500_and_takes_no_co
             response = client.get(path)
             assert response.status_code == 500
             assert "Set-Cookie" not in response.headers
+        store.down = False
+        assert client.get("/page").json() == {"cat": "dog"}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_logout_that_cannot_be_stored_touches_no_cookie(store: Failing, own: bool) -> None:
+    middleware = [DJANGOS if each == OWN and not own else each for each in settings.MIDDLEWARE]
+    with override_settings(MIDDLEWARE=middleware):
+        client = Client(raise_request_exception=False)
+        client.get("/put?cat=dog")
+        response = client.get("/logout-during-an-outage")
+        assert response.status_code == (503 if own else 500)
+        assert "Set-Cookie" not in response.headers
         store.down = False
         assert client.get("/page").json() == {"cat": "dog"}
 

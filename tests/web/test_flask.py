@@ -398,6 +398,26 @@ def test_a_store_that_is_down_is_answered_for() -> None:
     assert client.get("/page").json == {"a": "1"}
 
 
+@pytest.mark.parametrize("way", ["clear", "destroy"])
+def test_a_logout_that_cannot_be_stored_touches_no_cookie(way: str) -> None:
+    store = Counting()
+    app = make(store)
+
+    @app.post("/leave")
+    def leave() -> str:
+        assert session.copy() == {"a": "1"}
+        store.down = True
+        getattr(session, way)()
+        return "good-bye"
+
+    client = browser(app)
+    client.post("/put/a/1")
+    answer = client.post("/leave")
+    assert (answer.status_code, answer.headers.get("Set-Cookie")) == (503, None)
+    store.down = False
+    assert client.get("/page").json == {"a": "1"}
+
+
 def test_a_session_that_ended_meanwhile_is_answered_for() -> None:
     store = Counting()
     app = make(store)

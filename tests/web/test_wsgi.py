@@ -360,6 +360,25 @@ def test_a_store_that_is_down_is_answered_for(app: App) -> None:
     assert there.cookie == cookie
 
 
+def test_a_logout_that_cannot_be_stored_touches_no_cookie() -> None:
+    store = Counting()
+
+    def leave(environ: Any, start_response: Any) -> Body:
+        session: SyncSession = environ["coatcheck.session"]
+        session.get("hits")
+        store.down = True
+        session.destroy()
+        start_response("200 OK", PLAIN)
+        return [b"good-bye"]
+
+    visitor = Browser(SessionMiddleware(counter, store=store))
+    visitor.get()
+    response = Browser(SessionMiddleware(leave, store=store), visitor.cookie).get()
+    assert (response.status, response.headers.get("set-cookie")) == (503, None)
+    store.down = False
+    assert visitor.get().body == b"2"
+
+
 def test_a_session_that_ended_meanwhile_is_answered_for() -> None:
     store = Counting()
 
