@@ -434,6 +434,8 @@ DAMAGES = [
            ("django.py", "            patch_cache_control(response, no_store=True)\n", "            pass\n")),
     damage("Django: a store that is down takes the cookie back", f"{SITE} touches_no_cookie",
            ("django.py", "        if self.trouble is not None:\n            return False", "        if False:\n            return False")),
+    damage("Django: under ASGI a thread saves the session", f"{SITE} no_thread",
+           ("django.py", "    async def __acall__(self", "    async def unused(self")),
     damage("R8 everywhere: a commit that was refused is not told of", f"{FRAMEWORKS} logout",
            ("manager.py", "                return  # a mere touch came too late; that is no concern of this request's\n            todo.refused()\n            raise\n",
             "                return\n            return\n")),

@@ -52,9 +52,11 @@ class SessionStore(SessionBase):
 
     Attributes:
         trouble: why the store or the session could not be had, when that was so.
+        saved_ahead: whether the next `save()` has been done already, by `SessionMiddleware`.
     """
 
     trouble: CoatcheckError | None = None
+    saved_ahead = False
 
     def __init__(self, session_key: str | None = None) -> None:
         # Not the base's own, which looks up SESSION_SERIALIZER each time.
@@ -158,6 +160,9 @@ class SessionStore(SessionBase):
             UpdateError: the session ended meanwhile, or its key was cycled.
             CreateError: with `must_create`, if it exists.
         """
+        if self.saved_ahead:
+            self.saved_ahead = False
+            return
         self._sync(self._save(self._engine.sync.shared, must_create))
 
     async def asave(self, must_create: bool = False) -> None:
@@ -349,10 +354,26 @@ class _Stored(ManagedSession):
 class SessionMiddleware(middleware.SessionMiddleware):
     """`django.contrib.sessions.middleware.SessionMiddleware`, with clear answers while the store is down.
 
-    In place of Django's own it makes two differences: what fails because the store is down is answered with 503 and
-    `Retry-After` (a refused `require_unchanged()` with 409) rather than 500, and a response that carries the cookie has
-    `Cache-Control: no-store`.
+    In place of Django's own it makes three differences: what fails because the store is down is answered with 503 and
+    `Retry-After` (a refused `require_unchanged()` with 409) rather than 500, a response that carries the cookie has
+    `Cache-Control: no-store`, and under ASGI no thread is needed to save a session.
     """
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponse:
+        """Under ASGI: Django's own goes to a thread twice for each request, this to none."""
+        self.process_request(request)
+        response: Any = await self.get_response(request)  # type: ignore[misc]
+        session: Any = request.session
+        wanted = response.status_code < 500 and (session.modified or django_settings.SESSION_SAVE_EVERY_REQUEST)
+        if wanted and not session.is_empty():
+            try:
+                await session.asave()
+            except REFUSALS as error:
+                return _in_place_of(response, error)
+            except UpdateError:
+                raise SessionInterrupted("The session ended in another request while this one ran.") from None
+            session.saved_ahead = True
+        return self.process_response(request, response)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Answer what a view did not catch."""

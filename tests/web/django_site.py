@@ -112,6 +112,18 @@ async def count(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(await session.aincrement("count")))
 
 
+async def async_untouched(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("the same for everybody")
+
+
+async def async_interrupted(request: HttpRequest) -> HttpResponse:
+    """See `interrupted`."""
+    session: Any = request.session
+    await session.aset("late", True)
+    await type(session)(session.session_key).aflush()
+    return HttpResponse("too late")
+
+
 urlpatterns = [
     path("page", page),
     path("untouched", untouched),
@@ -122,6 +134,8 @@ urlpatterns = [
     path("interrupted", interrupted),
     path("logout-during-an-outage", logout_during_an_outage),
     path("count", count),
+    path("async-untouched", async_untouched),
+    path("async-interrupted", async_interrupted),
     path("admin/", admin.site.urls),
 ]
 

@@ -212,6 +212,22 @@ async def test_an_asynchronous_view_sees_the_same_session(store: Failing) -> Non
         assert (await client.get("/page")).json() == {"count": 2}
 
 
+async def test_under_asgi_no_thread_goes_to_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_a_thread(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the synchronous store was asked")
+
+    middleware = override_settings(MIDDLEWARE=[OWN], COATCHECK={"store": "memory://"})
+    with middleware:
+        for verb in ("create", "update", "delete"):  # what asynchronous code asks for has a timeout of its own
+            monkeypatch.setattr(session_manager().shared.store, verb, in_a_thread)
+        client = AsyncClient()
+        assert [(await client.get("/count")).content for _ in range(3)] == [b"1", b"2", b"3"]
+        with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+            assert "sessionid" in (await client.get("/async-untouched")).cookies
+        assert (await client.get("/async-interrupted")).status_code == 400
+        assert (await client.get("/count")).content == b"1"
+
+
 async def test_a_store_for_synchronous_views_alone_says_so() -> None:
     class Foreign:
         """Another author's store, which nobody has an asynchronous one for."""

@@ -405,7 +405,7 @@ def test_a_logout_that_cannot_be_stored_touches_no_cookie(way: str) -> None:
 
     @app.post("/leave")
     def leave() -> str:
-        assert session.copy() == {"a": "1"}
+        assert current.copy() == {"a": "1"}
         store.down = True
         getattr(session, way)()
         return "good-bye"
