@@ -44,7 +44,7 @@ def admit(session: Session, ticket: Ticket, record: Record | None) -> str:
     return refusal
 
 
-class Plan(Struct, gc=False):
+class Plan(Struct):
     """What the store must do at the end of a request, in this order. At most one of `create` and `update` is set.
 
     Attributes:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request
+from coatcheck.stores.redis.conversation import Conversation, Leave, Request
 from coatcheck.stores.redis.transport import ErrorReply, whole
 
 
@@ -127,7 +127,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_conversation(
     for answers, _ in asked:
         conversation.line.append(Request(Waiter(), len(answers), whole, 0.0, 1.0))
         stream += b"".join(map(resp, answers))
-    with pytest.raises(OrderLost):
+    with pytest.raises(Leave):
         for piece in in_pieces(stream + resp(surplus), cuts):
             conversation.hear(piece)
 
@@ -140,6 +140,6 @@ def test_bytes_of_any_kind_are_replies_or_end_the_conversation(noise: bytes, cut
     try:
         for piece in in_pieces(noise, cuts):
             conversation.hear(piece)
-    except OrderLost:
+    except Leave:
         return
     assert (waiter.replies is None) == bool(conversation.line)  # still waiting, or answered: nothing in between

@@ -18,15 +18,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coatcheck import open_store as open_store_by_url
-from coatcheck.errors import ConfigurationError, CorruptRecord, StoreUnavailable
+from coatcheck.errors import ConfigurationError, CorruptRecord, OutcomeUnknown, StoreUnavailable
 from coatcheck.stores.redis import RedisStore, SyncRedisStore
-from coatcheck.testing import AsyncStoreContract, a_record
+from coatcheck.testing import AsyncStoreContract, a_commit, a_record
 from coatcheck.ticket import Ticket
 from tests.servers.browser import Browser
 from tests.servers.fixtures import URLOpener
 from tests.servers.haproxy import TLS
 from tests.servers.monitor import Monitor
-from tests.servers.processes import eventually
+from tests.servers.processes import ROOT, eventually
+from tests.servers.proxy import Proxy
 from tests.servers.valkey import DURABLE, Valkey, programs
 from tests.web.shop import PATIENT, shop
 
@@ -296,6 +297,15 @@ async def test_the_index_is_repaired_as_it_is_read(
             await asyncio.sleep(0.02)
 
 
+async def test_an_index_that_nobody_reads_does_not_grow_for_ever(
+    valkey: Valkey, valkey_url: str, prefix: str, open_store: URLOpener
+) -> None:
+    valkey("ZADD", f"{prefix}owner:robot", 1, "AAAAAAAAAAAAAAAA", 2, "BBBBBBBBBBBBBBBB")  # they ended long ago
+    new = a_record(owner="robot")
+    await open_store(valkey_url).create(new)
+    assert index(valkey, prefix, "robot") == {new.session_id}
+
+
 def index_bytes(valkey: Valkey, prefix: str, owner: str) -> set[bytes]:
     return set(valkey("ZRANGE", f"{prefix}owner:{owner}", 0, -1))
 
@@ -473,6 +483,81 @@ async def test_plain_text_to_a_tls_port_and_the_reverse_are_down_not_a_traceback
     for url in (f"redis://127.0.0.1:{tls.port}", f"rediss://127.0.0.1:{valkey.port}?ssl_cert_reqs=none"):
         with pytest.raises(StoreUnavailable):
             await open_store(url + ("&" if "?" in url else "?") + "timeout=1").read(a_record().session_id)
+
+
+# --- rights on the server ------------------------------------------------------------------------------------------------
+
+
+async def test_a_user_without_a_password_is_that_user(own_valkey: Valkey, open_store: URLOpener) -> None:
+    own_valkey("ACL", "SETUSER", "web", "reset", "on", "nopass", "~*", "+@all")
+    for who in ("web", "web:"):
+        await open_store(f"redis://{who}@127.0.0.1:{own_valkey.port}").create(a_record())
+    with closing(SyncRedisStore.from_url(f"redis://web@127.0.0.1:{own_valkey.port}")) as threaded:
+        threaded.create(a_record())
+        ours = [line for line in own_valkey("CLIENT", "LIST").splitlines() if b"name=coatcheck" in line]
+        assert len(ours) == 3
+        assert all(b"user=web " in line for line in ours)
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(own_valkey: Valkey, open_store: URLOpener) -> None:
+    page = (ROOT / "docs" / "stores.md").read_text("utf-8").partition("### Rights")[2]
+    commands = page.partition("\n\n    ")[2].partition("\n\n")[0].split()
+    rights = [f"+{command.lower()}" for command in commands]
+    own_valkey("ACL", "SETUSER", "web", "reset", "on", ">pw", "~coatcheck:*", *rights)
+    store = open_store(f"redis://web:pw@127.0.0.1:{own_valkey.port}")
+    session = a_record(owner="me", fields={"hits": "0", "old": "1", "other": "2"})
+    await store.create(session)
+    everything: dict[str, Any] = {"increments": {"hits": 1}, "deletes": ("old",), "sets": {"new": "1"}}
+    everything["retain"] = ("hits", "old")
+    await store.update(session.session_id, a_commit(session, owner="me", **everything))
+    own_valkey("ZADD", "coatcheck:owner:me", 1, "AAAAAAAAAAAAAAAA")  # to be repaired
+    [record] = await store.sessions_of("me")
+    assert record.fields == {"hits": "1", "new": "1"}
+    own_valkey("DEL", "coatcheck:owner:you")
+    own_valkey("SET", "coatcheck:owner:you", "nonsense")  # to be replaced
+    await store.create(a_record(owner="you"))
+    assert await store.delete(session.session_id)
+    await store.close()
+    threaded = SyncRedisStore.from_url(f"redis://web:pw@127.0.0.1:{own_valkey.port}?heartbeat=0.01")
+    for _ in range(2):
+        assert await asyncio.to_thread(threaded.read, session.session_id) is None
+        await asyncio.sleep(0.05)  # until a sign of life is asked for
+    threaded.close()
+
+
+@pytest.mark.parametrize("missing", ["hdel", "pexpireat"])
+async def test_a_commit_that_the_access_list_stopped_half_way_is_not_said_to_be_undone(
+    own_valkey: Valkey, open_store: URLOpener, missing: str
+) -> None:
+    own_valkey("ACL", "SETUSER", "web", "reset", "on", ">pw", "~*", "+@all")
+    store = open_store(f"redis://web:pw@127.0.0.1:{own_valkey.port}")
+    session = a_record(fields={"hits": "0", "old": "1"})
+    await store.create(session)
+    own_valkey("ACL", "SETUSER", "web", f"-{missing}")
+    with pytest.raises(OutcomeUnknown, match=missing):
+        await store.update(session.session_id, a_commit(session, increments={"hits": 1}, deletes=("old",)))
+    record = await store.read(session.session_id)
+    assert record is not None
+    assert record.fields["hits"] == "1"
+
+
+async def test_an_address_that_leads_to_another_primary_is_followed(own_valkey: Valkey, open_store: URLOpener) -> None:
+    """The address of a managed server, say: it points to the new primary, while the old one lives on as a replica."""
+    with Valkey() as new_primary:
+        async with Proxy(own_valkey.port) as proxy:
+            store, threaded = open_store(proxy.url), SyncRedisStore.from_url(proxy.url)
+            await store.create(a_record())
+            await asyncio.to_thread(threaded.create, a_record())
+            own_valkey("REPLICAOF", "127.0.0.1", str(new_primary.port))
+            proxy._server_port = new_primary.port
+            with pytest.raises(StoreUnavailable, match="READONLY"):
+                await store.create(a_record())
+            with pytest.raises(StoreUnavailable, match="READONLY"):
+                await asyncio.to_thread(threaded.create, a_record())
+            await store.create(a_record())
+            await asyncio.to_thread(threaded.create, a_record())
+            threaded.close()
+        assert new_primary("DBSIZE") == 2
 
 
 # --- somebody's own client -----------------------------------------------------------------------------------------------

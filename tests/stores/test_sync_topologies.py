@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -122,3 +124,25 @@ def test_what_cannot_be_found_is_down() -> None:
             with pytest.raises(StoreUnavailable, match=problem):
                 store.read(a_record().session_id)
         store.close()
+
+
+def test_an_exception_that_strikes_while_the_servers_are_looked_for_is_forgotten(
+    sentinels: SentinelGroup, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SyncRedisStore.from_url(f"{sentinels.url}?prefix={prefix}&timeout=5")
+
+    def struck(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # a signal comes just then
+        patch.setattr(threading.Thread, "__init__", struck)
+        with pytest.raises(KeyboardInterrupt):
+            store.read(a_record().session_id)
+
+    def served() -> bool:
+        with suppress(StoreUnavailable):
+            return store.read(a_record().session_id, timeout=1.0) is None
+        return False
+
+    wait_until(served, "the store to be up")
+    store.close()

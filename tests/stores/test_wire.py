@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import ssl
 import time
+import warnings
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -18,6 +22,7 @@ from coatcheck.stores.redis.wire import Wire, Wires
 from tests.servers.clock import fair_time
 from tests.servers.processes import eventually
 from tests.servers.proxy import Proxy
+from tests.servers.resp import arguments, take_messages
 from tests.servers.valkey import Valkey
 
 
@@ -342,3 +347,121 @@ async def test_a_request_has_its_own_time_limit_whatever_the_usual_one(
     finally:
         own_valkey.thaw()
     await wire.close()
+
+
+# --- a server, or a way to it, that stops in the middle ------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def falls_silent(after: bytes) -> AsyncIterator[tuple[Wire, list[int]]]:
+    """A server that greets, answers the first that is asked with `after`, and is never heard again on that connection.
+
+    On any further connection it echoes what it is asked. Gives a wire to it, and the number of its connections.
+    """
+    connections = [0]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections[0] += 1
+        first = connections[0] == 1
+        await reader.read(1000)
+        writer.write(b"%0\r\n" + 5 * b"+OK\r\n")
+        if first:
+            await asyncio.sleep(0.05)  # until all have asked
+            writer.write(after)
+            await over.wait()
+        else:
+            while data := await reader.read(1000):
+                for message in take_messages(bytearray(data)):
+                    writer.write(b"+%b\r\n" % arguments(message)[-1])
+        writer.close()
+        ended.release()
+
+    over, ended = asyncio.Event(), asyncio.Semaphore(0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        wire = Wire(Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1]), timeout=0.3)
+        yield wire, connections
+        await wire.close()
+        over.set()
+        for _ in range(connections[0]):
+            await ended.acquire()
+
+
+@pytest.mark.parametrize("after", [b"$5\r\nhal", b"+one\r\n"], ids=["within a reply", "after the first of two"])
+async def test_a_connection_that_dies_in_the_middle_is_given_up_for_a_new_one(after: bytes) -> None:
+    async with falls_silent(after) as (wire, connections):
+        await asyncio.gather(*(echo(wire, word, timeout=0.2) for word in ("one", "two")), return_exceptions=True)
+
+        async def served() -> bool:
+            with suppress(ExchangeFailed):
+                return await echo(wire, "three", timeout=0.2) == "three"
+            return False
+
+        async with asyncio.timeout(10):
+            while not await served():
+                await asyncio.sleep(0.02)
+        assert connections == [2]
+
+
+async def test_a_server_that_hangs_up_during_the_handshake_of_tls_is_down_and_says_so() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        address = Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1], tls=ssl.create_default_context())
+        wire = Wire(address, timeout=5.0)
+        with pytest.raises(ExchangeFailed) as failed:
+            await echo(wire, "lost")
+        assert "ConnectionResetError" in str(failed.value) or "SSL" in str(failed.value) or "EOF" in str(failed.value)
+        assert (failed.value.sent, failed.value.slow) == (False, False)
+        await wire.close()
+
+
+async def test_while_somebody_looks_whether_a_server_that_hangs_is_back_nobody_waits_with_him(
+    wire: Wire, own_valkey: Valkey
+) -> None:
+    assert await echo(wire, "before") == "before"
+    own_valkey.freeze()
+    try:
+
+        async def ask() -> ExchangeFailed:
+            with pytest.raises(ExchangeFailed) as failed:
+                await echo(wire, "lost", timeout=0.2)
+            return failed.value
+
+        async with asyncio.timeout(20):
+            while (await ask()).sent or wire._connecting is None:  # until one looks
+                await asyncio.sleep(0.005)
+        assert "being tried again" in str(await ask())
+    finally:
+        own_valkey.thaw()
+
+
+def test_loops_that_end_while_requests_wait_leave_no_socket(own_valkey: Valkey) -> None:
+    wires = Wires(Address(host="127.0.0.1", port=own_valkey.port), timeout=5.0)
+
+    async def job() -> None:
+        with pytest.raises(ExchangeFailed):
+            await wires.exchange([("BLPOP", "nothing", "60")], whole, timeout=0.05)
+
+    def sockets() -> int:
+        gc.collect()
+        links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+        return sum(os.readlink(link).startswith("socket:") for link in links if os.path.lexists(link))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a loop that ends leaves its transports to the collector
+        asyncio.run(job())
+        before = sockets()
+        for _ in range(10):
+            asyncio.run(job())
+        assert sockets() <= before + 1
+
+        async def end() -> None:
+            await echo(wires, "after")
+            await wires.close()
+
+        asyncio.run(end())
+        gc.collect()

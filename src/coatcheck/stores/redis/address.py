@@ -6,6 +6,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -52,8 +53,8 @@ class Address:
     def handshake(self) -> list[Command]:
         """What is said first on each connection; see `objection`."""
         hello: list[str | int] = ["HELLO", 3]
-        if self.password is not None:
-            hello += ["AUTH", self.username or "default", self.password]
+        if self.password is not None or self.username is not None:  # there are users without a password
+            hello += ["AUTH", self.username or "default", self.password or ""]
         hello += ["SETNAME", "coatcheck"]
         # Nothing is asked of a sentinel but a sign of life: it knows few commands.
         chosen: Command = ("PING",) if self.kind == "sentinel" else ("SELECT", self.database)
@@ -64,7 +65,7 @@ class Address:
             chosen,
             # Servers before Redis 7.2 do not know these two, which is no harm.
             ("CLIENT", "SETINFO", "LIB-NAME", "coatcheck"),
-            ("CLIENT", "SETINFO", "LIB-VER", version("coatcheck")),
+            ("CLIENT", "SETINFO", "LIB-VER", _our_version()),
             *evicting,
             *role,
         ]
@@ -88,6 +89,12 @@ class Address:
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
+
+
+@cache
+def _our_version() -> str:
+    """It is read from a file, which would take a millisecond on each connection."""
+    return version("coatcheck")
 
 
 def _harmless(refusal: ErrorReply) -> str:

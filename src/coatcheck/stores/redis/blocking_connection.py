@@ -7,12 +7,11 @@ from typing import Any, TypeVar
 
 import hiredis
 
-from coatcheck.errors import ForeignReply
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_socket import BlockingSocket
 from coatcheck.stores.redis.conversation import NOTHING, new_reader, pack
 from coatcheck.stores.redis.evicting import Eviction
-from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
+from coatcheck.stores.redis.transport import LEAVING, ExchangeFailed, Read, whole
 
 T = TypeVar("T")
 
@@ -98,7 +97,7 @@ class BlockingConnection:
             raise ExchangeFailed(f"what came is no reply ({error})", sent=True) from None
         try:
             answer = read(replies)
-        except ForeignReply:
+        except LEAVING:
             raise  # what else may come on this connection belongs to others too
         except Exception:
             self._answered()

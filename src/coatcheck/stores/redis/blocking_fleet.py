@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -100,18 +101,19 @@ class BlockingFleet:
                     known = None
             if known is not None:
                 return known
-            refreshing = self._refreshing = Future()
-        # On a thread of its own, with its own time, since it is for those who come later too.
-        finding = threading.Thread(
-            target=self._find_out, args=(refreshing,), name="coatcheck looks for its servers", daemon=True
-        )
-        try:
-            finding.start()
-        except BaseException as error:  # no thread can be had, say
-            self._found_out(refreshing, ExchangeFailed(str(error), sent=False))
-            if not isinstance(error, RuntimeError):
-                raise
-        return refreshing
+            # On a thread of its own, with its own time, since it is for those who come later too.
+            refreshing: Future[None] = Future()
+            finding = threading.Thread(
+                target=self._find_out, args=(refreshing,), name="coatcheck looks for its servers", daemon=True
+            )
+            try:
+                self._refreshing = refreshing
+                finding.start()
+            except BaseException as error:  # no thread can be had, or an exception from outside strikes
+                self._found_out(refreshing, ExchangeFailed(str(error) or type(error).__name__, sent=False))
+                if not isinstance(error, RuntimeError):
+                    raise
+            return refreshing
 
     def _find_out(self, refreshing: Future[None]) -> None:
         failure: BaseException | None = None
@@ -124,10 +126,11 @@ class BlockingFleet:
 
     def _found_out(self, refreshing: Future[None], failure: BaseException | None) -> None:
         self._refreshed_at = monotonic()
-        if failure is None:
-            refreshing.set_result(None)
-        else:
-            refreshing.set_exception(failure)
+        with suppress(InvalidStateError):  # whoever started it was struck, and has said so already
+            if failure is None:
+                refreshing.set_result(None)
+            else:
+                refreshing.set_exception(failure)
 
     # --- connections -------------------------------------------------------------------------------------------------
 

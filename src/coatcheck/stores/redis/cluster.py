@@ -163,8 +163,11 @@ class Cluster:
 
     def _redirected(self, refused: Refused, by: Address) -> Address:
         """Whither a refusal such as `MOVED 3999 10.0.0.7:6379` points."""
-        host, _, port = refused.message.split()[2].rpartition(":")
-        return self._address(host, int(port), by)
+        try:
+            host, _, port = refused.message.split()[2].rpartition(":")
+            return self._address(host, int(port), by)
+        except (IndexError, ValueError):
+            raise ExchangeFailed(f"{by} names no node ({refused.message})", sent=False) from None
 
     def _address(self, host: str | None, port: int, by: Address) -> Address:
         """A node of which another tells; one without a host is where the other was reached, and `?` is unknown to it."""

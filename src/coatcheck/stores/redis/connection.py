@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar, cast
 
-from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request, pack
+from coatcheck.stores.redis.conversation import Conversation, Leave, Request, pack
 from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flush_due = False
-        if self._out and self._socket is not None and not self._paused:
+        if self._out and self._socket is not None and not self._paused and not self.lost:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
             self._unsent = 0
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         try:
             self._conversation.hear(data)
         except (
-            OrderLost,
+            Leave,
             TypeError,
             ValueError,
         ) as error:  # the latter two of hiredis, for what cannot be a dict's key
@@ -166,8 +166,11 @@ class Connection(asyncio.Protocol):
                     else:
                         _fail(request, ExchangeFailed("no answer in time", sent=True, slow=True))
             first = self.line[0]
-            if self._heard_at < first.sent_at <= now - self._timeout and not overslept:
-                self.drop(f"no sign of life for {now - first.sent_at:.2g} s", silent=True)
+            silence = now - max(
+                self._heard_at, first.sent_at
+            )  # it may have answered others, or begun an answer, and stopped
+            if silence >= self._timeout and not overslept:
+                self.drop(f"no sign of life for {silence:.2g} s", silent=True)
             else:
                 self._tick(self._often, often=True)
             return

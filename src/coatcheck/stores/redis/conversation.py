@@ -14,12 +14,11 @@ from typing import Any, Protocol
 import hiredis
 from msgspec import Struct
 
-from coatcheck.errors import ForeignReply
-from coatcheck.stores.redis.transport import Command, ErrorReply, Packed, Read
+from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, Packed, Read
 
 
-class OrderLost(Exception):
-    """What came cannot be a reply to what was sent. Nothing on this connection can be trusted any more."""
+class Leave(Exception):
+    """This connection is not to be used any more: what came cannot be a reply to what was sent, or says so itself."""
 
 
 class Waiter(Protocol):
@@ -38,7 +37,7 @@ class Waiter(Protocol):
         ...
 
 
-class Request(Struct, gc=False):
+class Request(Struct):
     """One place in the line.
 
     Attributes:
@@ -80,7 +79,7 @@ class Conversation:
         """Take what the server sent, and tell whoever waits what complete replies mean.
 
         Raises:
-            OrderLost: drop the connection. Answers given before are right.
+            Leave: drop the connection. Answers given before are right.
         """
         self._reader.feed(data)
         line = self.line
@@ -92,7 +91,7 @@ class Conversation:
                         self._on_push(reply)
                     continue
                 if not line:
-                    raise OrderLost("a reply that nobody asked for")
+                    raise Leave("a reply that nobody asked for")
                 request = line[0]
                 replies = request.replies
                 replies.append(reply)
@@ -105,10 +104,10 @@ class Conversation:
                         waiter.set_result(request.read(replies))
                     except Exception as error:
                         waiter.set_exception(error)
-                        if isinstance(error, ForeignReply):
-                            raise OrderLost("a reply that belonged to another request came") from None
+                        if isinstance(error, LEAVING):
+                            raise Leave(str(error)) from None
         except hiredis.ProtocolError as error:
-            raise OrderLost(f"what came is no reply ({error})") from None
+            raise Leave(f"what came is no reply ({error})") from None
 
 
 def pack(commands: list[Command]) -> bytes:

@@ -24,6 +24,11 @@ class Gate:
         """Seconds until the next attempt is due; 0 if one may be made."""
         return max(0.0, self._opens_at - now)
 
+    @property
+    def is_down(self) -> bool:
+        """Whether the last attempt failed."""
+        return self._failures > 0
+
     def failed(self, now: float) -> None:
         """An attempt failed, or a connection that had worked broke."""
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._failures)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar, cast
 
-from coatcheck.errors import ForeignReply
 from coatcheck.stores.redis.confirming import wait_for_replica
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import LEAVING, Command, ExchangeFailed, Read
 from coatcheck.stores.redis.wire import Wire
 
 T = TypeVar("T")
@@ -71,19 +70,19 @@ class Lane:
         left = min(max(commit.deadline for commit in commits) - monotonic(), self._timeout)
 
         def read(replies: list[Any], commits: list[_Commit] = commits) -> None:
-            foreign: ForeignReply | None = None
+            leave: Exception | None = None
             end = 0
             for commit in commits:
                 start, end = end, end + len(commit.commands)
                 try:
                     _tell(commit, commit.read([*replies[start:end], replies[-1]]))
-                except ForeignReply as error:
-                    foreign = error
+                except LEAVING as error:
+                    leave = error
                     _tell(commit, error)
                 except Exception as error:
                     _tell(commit, error)
-            if foreign is not None:  # this connection cannot be trusted any more
-                raise foreign
+            if leave is not None:  # this connection is not to be used any more
+                raise leave
 
         try:
             # Half the time, so that there is some left to tell what it found: servers end it up to 0.1 s late.
@@ -91,7 +90,7 @@ class Lane:
         except ExchangeFailed as failed:
             for commit in commits:
                 _tell(commit, ExchangeFailed(str(failed), sent=failed.sent, slow=failed.slow))
-        except ForeignReply:
+        except LEAVING:
             pass  # those whom it concerns have been told
 
 

@@ -12,6 +12,7 @@ is a sorted set in its own slot; see `own.lua`.
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
 from importlib.resources import files
 from typing import Annotated, Any, TypeAlias
@@ -31,7 +32,7 @@ from coatcheck.errors import (
     StoreUnavailable,
 )
 from coatcheck.record import Applied, Changes, NewRecord, Record, counter, is_text
-from coatcheck.stores.redis.transport import Command, ErrorReply, Packed
+from coatcheck.stores.redis.transport import Command, ErrorReply, NotPrimary, Packed
 from coatcheck.ticket import ID_CHARACTERS, is_session_id
 
 
@@ -258,6 +259,8 @@ class Layout:
             unknown = [type(each) is ErrorReply and each.code == "NOSCRIPT" for each in replies]
             if any(unknown):
                 raise ScriptUnknown(committed=not unknown[-1])
+            if type(reply) is ErrorReply and "script" in reply.message and not _BEFORE_WRITING.search(reply.message):
+                raise OutcomeUnknown(self.store, session_id, reply.message)  # it may have stopped half-way
             self.good(session_id, [reply])
         if type(reply) is list and reply and type(reply[0]) is str:
             words = reply[0].split(" ")
@@ -276,9 +279,17 @@ class Layout:
                     raise CorruptRecord(session_id, "its key holds another type")
                 if "OOM " in reply.message:
                     raise StoreFull(self.store, reply.message)
+                if reply.code in ("READONLY", "MASTERDOWN"):
+                    raise NotPrimary(self.store, reply.message)
                 raise StoreUnavailable(self.store, reply.message)
         return replies
 
+
+_BEFORE_WRITING = re.compile(
+    r"\b(NOSCRIPT|WRONGTYPE|OOM|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|LOADING|BUSY|CLUSTERDOWN)\b"
+)
+"""With these a script fails at its first step at the latest; an older server puts words of its own before them. With any
+other, one that the server's access list causes for instance, part of a commit may have been carried out."""
 
 # Few enough digits to be exact in Lua. `update.lua` accepts nothing else, or a session could be read that can never be
 # changed.

@@ -9,6 +9,9 @@ local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end -- what else stands here is no index
 local ends = now + ARGV[2]
 local left = redis.call('PTTL', KEYS[1])
+-- What ended a minute ago or more goes, so that nobody's list grows without end. Not sooner: a cluster's nodes have clocks of
+-- their own.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now - 60000))
 redis.call('ZADD', KEYS[1], string.format('%.0f', ends), ARGV[1])
 redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(ends, now + left)))
 return {'ok', ARGV[1]}

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import redis.asyncio as client
 import redis.exceptions as client_errors
 
-from coatcheck.errors import ForeignReply
-from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, ExchangeFailed, Read
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ class PooledTransport:
                     replies = [await _reply(connection) for _ in commands]
                     clean = True
                     return read(replies)
-                except ForeignReply:
+                except LEAVING:
                     clean = False
                     raise
                 finally:

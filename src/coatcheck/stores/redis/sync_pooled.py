@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 import redis as client
 import redis.exceptions as client_errors
 
-from coatcheck.errors import ForeignReply
 from coatcheck.stores.redis.pooled import as_text, error_reply
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import LEAVING, Command, ExchangeFailed, Read
 
 T = TypeVar("T")
 
@@ -48,7 +47,7 @@ class SyncPooledTransport:
                 replies = [_reply(connection, deadline) for _ in commands]
                 clean = True
                 return read(replies)
-            except ForeignReply:
+            except LEAVING:
                 clean = False
                 raise
             finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from coatcheck.errors import ForeignReply, StoreUnavailable
+
 T = TypeVar("T")
 
 Command: TypeAlias = tuple[str | int, ...]
@@ -18,7 +20,7 @@ class Packed(list[Command]):
 
 
 Read: TypeAlias = Callable[[list[Any]], T]
-"""Makes an answer of the replies to some commands. It may raise; a `ForeignReply` ends the connection."""
+"""Makes an answer of the replies to some commands. It may raise; one of `LEAVING` ends the connection."""
 
 
 def whole(replies: list[Any]) -> list[Any]:
@@ -55,6 +57,14 @@ class ExchangeFailed(Exception):
         self.worth_repeating = sent and not slow
 
 
+class NotPrimary(StoreUnavailable):
+    """The server is a replica and refuses to write. On a new connection the same address may lead to the primary."""
+
+
+LEAVING = (ForeignReply, NotPrimary)
+"""After an answer that comes to this, a connection is not used any more."""
+
+
 class Transport(Protocol):
     """Carries commands to the server and their replies back."""
 
@@ -62,7 +72,7 @@ class Transport(Protocol):
         """Send the commands in one write, and give `read` the replies, in order, texts as `str`.
 
         Bytes that are not UTF-8 come as lone surrogates (PEP 383). An error reply stands in its place as an `ErrorReply`.
-        If `read` raises `ForeignReply`, the connection is dropped. Cancelling leaves no reply for somebody else.
+        If `read` raises one of `LEAVING`, the connection is dropped. Cancelling leaves no reply for somebody else.
 
         Args:
             commands: what to send.

@@ -23,7 +23,7 @@ from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
 T = TypeVar("T")
 
 
-class Exchange(Struct, Generic[T], frozen=True, gc=False):
+class Exchange(Struct, Generic[T], frozen=True):
     """Commands that go out together.
 
     Attributes:

@@ -18,6 +18,8 @@ from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Tran
 
 T = TypeVar("T")
 
+_CLOSED = "the store was closed"
+
 
 class Wire:
     """A transport over one multiplexed connection. Belongs to the event loop in which it is made.
@@ -72,14 +74,14 @@ class Wire:
             raise ExchangeFailed("no time is left", sent=False, slow=True)
         return await connection.send(packed, len(commands), read, now, deadline)
 
-    async def close(self, why: str = "the store was closed") -> None:
+    async def close(self, why: str = _CLOSED) -> None:
         """Break off the connection; whoever waits is told why. It cannot be used any more."""
         self._closed = why
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         if self._connection is not None:
-            self._connection.drop(why)
+            self._connection.drop(why, silent=why == _CLOSED)  # where nothing is to be repeated on another connection
         self._fail_turns(why)
 
     # --- waiting for a connection, and for room on it ----------------------------------------------------------------
@@ -89,6 +91,8 @@ class Wire:
         while True:
             if self._closed:
                 raise ExchangeFailed(self._closed, sent=False)
+            if self._connection is None and self._connecting is not None and self._gate.is_down:
+                raise ExchangeFailed("it is down, and is being tried again", sent=False)
             if self._connection is None and self._connecting is None:
                 closed_for = self._gate.closed_for(monotonic())
                 if closed_for:
@@ -131,6 +135,8 @@ class Wire:
                 else:
                     await self._loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
                 greeting = address.handshake()
+                if connection.lost:
+                    raise ExchangeFailed(connection.lost, sent=False)
                 now = monotonic()
                 replies = await connection.send(pack(greeting), len(greeting), whole, now, now + self._timeout)
             problem = address.objection(replies)
@@ -138,8 +144,9 @@ class Wire:
                 self._warning.look(address.eviction(replies))
         except TimeoutError:
             problem = f"no connection within {self._timeout:g} s"
-        except (OSError, ValueError, ExchangeFailed) as error:  # ssl.SSLError and UnicodeError are among them
-            problem = str(error)
+        except (OSError, ValueError, ExchangeFailed, RuntimeError) as error:
+            # ssl.SSLError and UnicodeError are among them; RuntimeError: no thread can be had to look up the name.
+            problem = str(error) or type(error).__name__
         finally:
             self._connecting = None
             if problem or connection.lost:
