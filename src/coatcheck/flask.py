@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import click
@@ -12,23 +12,17 @@ from flask.cli import AppGroup
 from flask.sessions import SessionInterface, SessionMixin
 from flask.typing import ResponseReturnValue
 
-from coatcheck.codec import Codec
 from coatcheck.errors import CoatcheckError
-from coatcheck.events import Observer
 from coatcheck.flask_common import (
-    FOREVER,
+    Extension,
     FlaskAttributes,
+    Keeper,
     cookie_is_due,
     finish,
-    present_settings,
     replace,
-    settings_of,
-    store_of,
     vary_by_cookie,
 )
-from coatcheck.observers.logs import log
 from coatcheck.responses import HEADERS_SENT, REFUSALS, answer_to, response_started
-from coatcheck.settings import Settings
 from coatcheck.stores.interface import SyncStore
 from coatcheck.stores.opening import open_sync_store
 from coatcheck.sync_manager import SyncSession, SyncSessionManager
@@ -42,35 +36,10 @@ class FlaskSession(SyncSession, FlaskAttributes):
     """`flask.session`: a `coatcheck.SyncSession` that has `permanent`, `new`, `modified` and `accessed` too."""
 
 
-class FlaskSessionInterface(SessionInterface):
-    """Gives Flask its sessions from a store. Its methods `get_cookie_…` may be overridden as those of Flask's own.
+class FlaskSessionInterface(Keeper[Flask, SyncSessionManager, SyncStore], SessionInterface):
+    """Gives Flask its sessions from a store. Its methods `get_cookie_…` may be overridden as those of Flask's own."""
 
-    Args:
-        app: the application, whose settings are checked.
-        store: where sessions live.
-        settings: for what Flask has no settings of its own.
-        codec, observers: see `Sessions`.
-    """
-
-    def __init__(
-        self, app: Flask, store: SyncStore, settings: Settings, codec: Codec | None, observers: tuple[Observer, ...]
-    ) -> None:
-        self.store = store
-        self._base = settings
-        self._codec = codec
-        self._observers = observers
-        self._configure(app)
-
-    def _configure(self, app: Flask) -> None:
-        self._present = present_settings(self, app)
-        settings = settings_of(self, app, self._base)
-        self._manager = SyncSessionManager(self.store, settings, codec=self._codec, observers=self._observers)
-
-    def manager_of(self, app: Flask) -> SyncSessionManager:
-        """What runs the sessions, by the application's present settings."""
-        if self._present != present_settings(self, app):
-            self._configure(app)
-        return self._manager
+    manager_class = SyncSessionManager
 
     def open_session(self, app: Flask, request: Request) -> FlaskSession:
         """See `flask.sessions.SessionInterface`. The store is asked when the session is first looked at."""
@@ -101,7 +70,7 @@ class FlaskSessionInterface(SessionInterface):
             vary_by_cookie(response)  # what makes it may look at the session when it has begun
 
 
-class Sessions:
+class Sessions(Extension[Flask, SyncStore]):
     """An extension that keeps Flask's sessions in a store.
 
         sessions = Sessions(app, store="redis://localhost:6379")
@@ -122,35 +91,11 @@ class Sessions:
         ConfigurationError: a setting that cannot work, or no store.
     """
 
-    def __init__(
-        self,
-        app: Flask | None = None,
-        *,
-        store: str | SyncStore | None = None,
-        settings: Settings = FOREVER,
-        codec: Codec | None = None,
-        observers: Iterable[Observer] = (log,),
-    ) -> None:
-        self._store = store
-        self._settings = settings
-        self._codec = codec
-        self._observers = tuple(observers)
-        self._opened: list[SyncStore] = []
-        if app is not None:
-            self.init_app(app)
+    interface_class = FlaskSessionInterface
 
     def init_app(self, app: Flask) -> None:
         """Give this application its sessions from the store."""
-        store = store_of(app, self._store)
-        if isinstance(store, str):
-            store = open_sync_store(store)
-            self._opened.append(store)
-        app.session_interface = FlaskSessionInterface(app, store, self._settings, self._codec, self._observers)
-        app.extensions["coatcheck"] = self
-        spec = app.error_handler_spec[None][None]
-        for refusal in REFUSALS:
-            if refusal not in spec:  # else the application has a page of its own for it
-                app.register_error_handler(refusal, _answer)
+        super().init_app(app)
         got_request_exception.connect(_note_failure, app)
         app.cli.add_command(_commands)
 
@@ -159,6 +104,19 @@ class Sessions:
         for store in self._opened:
             store.close()
 
+    @cached_property
+    def _opened(self) -> list[SyncStore]:
+        return []
+
+    def _open(self, app: Flask, url: str) -> SyncStore:
+        self._opened.append(open_sync_store(url))
+        return self._opened[-1]
+
+    @staticmethod
+    def _answer(error: CoatcheckError) -> ResponseReturnValue:
+        answer = answer_to(error)
+        return answer.text, answer.status, answer.headers
+
 
 _FAILED = "_coatcheck_failed"
 
@@ -166,11 +124,6 @@ _FAILED = "_coatcheck_failed"
 def _note_failure(app: Flask, **_: Any) -> None:
     """An exception that nobody handled: what the request changed before it is not stored."""
     setattr(g, _FAILED, True)
-
-
-def _answer(error: CoatcheckError) -> ResponseReturnValue:
-    answer = answer_to(error)
-    return answer.text, answer.status, answer.headers
 
 
 # --- flask coatcheck … ----------------------------------------------------------------------------------------------------

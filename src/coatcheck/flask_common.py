@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Generic, TypeVar
 
 from flask.sessions import SessionMixin
 from markupsafe import Markup
 from werkzeug.http import dump_cookie
 
-from coatcheck.codec import carry
+from coatcheck.codec import Codec, carry
 from coatcheck.errors import ConfigurationError
+from coatcheck.events import Observer
 from coatcheck.manager import ManagedSession
-from coatcheck.responses import Answer, finish_text_headers
+from coatcheck.observers.logs import log
+from coatcheck.responses import REFUSALS, Answer, finish_text_headers
 from coatcheck.settings import CookieSettings, Settings
+
+App = TypeVar("App", bound=Any)
+Manager = TypeVar("Manager")
+Store = TypeVar("Store")
 
 FOREVER = Settings(absolute_timeout=None)
 """As in Flask itself a session that is in use ends when its user logs out."""
@@ -95,6 +102,78 @@ class FlaskAttributes(ManagedSession, SessionMixin):
         self._forced = self._cleared = False
 
 
+class Keeper(Generic[App, Manager, Store]):
+    """What both session interfaces do: run the sessions by the application's present settings."""
+
+    manager_class: ClassVar[Callable[..., Any]]
+
+    def __init__(
+        self, app: App, store: Store, settings: Settings, codec: Codec | None, observers: tuple[Observer, ...]
+    ) -> None:
+        self.store = store
+        self._base = settings
+        self._codec = codec
+        self._observers = observers
+        self._configure(app)
+
+    def _configure(self, app: App) -> None:
+        self._present = present_settings(self, app)
+        settings = settings_of(self, app, self._base)
+        self._manager: Manager = self.manager_class(self.store, settings, codec=self._codec, observers=self._observers)
+
+    def manager_of(self, app: App) -> Manager:
+        """What runs the sessions, by the application's present settings."""
+        if self._present != present_settings(self, app):
+            self._configure(app)
+        return self._manager
+
+
+class Extension(Generic[App, Store]):
+    """What both extensions do: give an application its session interface."""
+
+    interface_class: ClassVar[Callable[..., Any]]
+    """Makes the interface; a subclass may name a subclass of it."""
+
+    def __init__(
+        self,
+        app: App | None = None,
+        *,
+        store: str | Store | None = None,
+        settings: Settings = FOREVER,
+        codec: Codec | None = None,
+        observers: Iterable[Observer] = (log,),
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._codec = codec
+        self._observers = tuple(observers)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: App) -> None:
+        """Give this application its sessions from the store."""
+        named = app.config.get("COATCHECK_STORE") if self._store is None else self._store
+        if named is None:
+            raise ConfigurationError(
+                "store", None, "no store was named",
+                "Say where sessions live: Sessions(app, store='redis://localhost:6379'), or set COATCHECK_STORE",
+            )  # fmt: skip
+        store = self._open(app, named) if isinstance(named, str) else named
+        app.session_interface = self.interface_class(app, store, self._settings, self._codec, self._observers)
+        app.extensions["coatcheck"] = self
+        spec = app.error_handler_spec[None][None]
+        for refusal in REFUSALS:
+            if refusal not in spec:  # else the application has a page of its own for it
+                app.register_error_handler(refusal, self._answer)
+
+    def _open(self, app: App, url: str) -> Store:
+        raise NotImplementedError
+
+    @staticmethod
+    def _answer(error: Any) -> Any:
+        raise NotImplementedError
+
+
 def settings_of(interface: Any, app: Any, base: Settings) -> Settings:
     """`base`, but with all that Flask has settings of its own for.
 
@@ -115,17 +194,6 @@ def settings_of(interface: Any, app: Any, base: Settings) -> Settings:
 def present_settings(interface: Any, app: Any) -> tuple[Any, ...]:
     """What has to be looked at anew for each request: an application may change it at any time."""
     return interface.get_cookie_name(app), app.permanent_session_lifetime
-
-
-def store_of(app: Any, store: Any) -> Any:
-    """The store that the extension was given, or that the application's configuration names."""
-    found = app.config.get("COATCHECK_STORE") if store is None else store
-    if found is None:
-        raise ConfigurationError(
-            "store", None, "no store was named",
-            "Say where sessions live: Sessions(app, store='redis://localhost:6379'), or set COATCHECK_STORE",
-        )  # fmt: skip
-    return found
 
 
 def cookie_is_due(interface: Any, app: Any, session: FlaskAttributes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from quart import Quart, Response, g, got_request_exception
@@ -11,24 +10,18 @@ from quart.typing import ResponseReturnValue
 from quart.wrappers import BaseRequestWebsocket
 from werkzeug.datastructures import Headers
 
-from coatcheck.codec import Codec
 from coatcheck.errors import CoatcheckError, SessionGone
-from coatcheck.events import Observer
 from coatcheck.flask_common import (
-    FOREVER,
+    Extension,
     FlaskAttributes,
+    Keeper,
     cookie_is_due,
     finish,
-    present_settings,
     replace,
-    settings_of,
-    store_of,
     vary_by_cookie,
 )
 from coatcheck.manager import AsyncSession, SessionManager
-from coatcheck.observers.logs import log
 from coatcheck.responses import HEADERS_SENT, REFUSALS, answer_to, response_started
-from coatcheck.settings import Settings
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.opening import open_store
 
@@ -50,35 +43,10 @@ class QuartSession(AsyncSession, FlaskAttributes):
         return super()._look()
 
 
-class QuartSessionInterface(SessionInterface):
-    """Gives Quart its sessions from a store. Its methods `get_cookie_…` may be overridden as those of Quart's own.
+class QuartSessionInterface(Keeper[Quart, SessionManager, AsyncStore], SessionInterface):
+    """Gives Quart its sessions from a store. Its methods `get_cookie_…` may be overridden as those of Quart's own."""
 
-    Args:
-        app: the application, whose settings are checked.
-        store: where sessions live.
-        settings: for what Quart has no settings of its own.
-        codec, observers: see `Sessions`.
-    """
-
-    def __init__(
-        self, app: Quart, store: AsyncStore, settings: Settings, codec: Codec | None, observers: tuple[Observer, ...]
-    ) -> None:
-        self.store = store
-        self._base = settings
-        self._codec = codec
-        self._observers = observers
-        self._configure(app)
-
-    def _configure(self, app: Quart) -> None:
-        self._present = present_settings(self, app)
-        settings = settings_of(self, app, self._base)
-        self._manager = SessionManager(self.store, settings, codec=self._codec, observers=self._observers)
-
-    def manager_of(self, app: Quart) -> SessionManager:
-        """What runs the sessions, by the application's present settings."""
-        if self._present != present_settings(self, app):
-            self._configure(app)
-        return self._manager
+    manager_class = SessionManager
 
     async def open_session(self, app: Quart, request: BaseRequestWebsocket) -> QuartSession:
         """See `quart.sessions.SessionInterface`. A request that shows a ticket has its session read at once."""
@@ -116,7 +84,7 @@ class QuartSessionInterface(SessionInterface):
             vary_by_cookie(response)  # what makes it may look at the session when it has begun
 
 
-class Sessions:
+class Sessions(Extension[Quart, AsyncStore]):
     """An extension that keeps Quart's sessions in a store.
 
         sessions = Sessions(app, store="redis://localhost:6379")
@@ -136,35 +104,22 @@ class Sessions:
         ConfigurationError: a setting that cannot work, or no store.
     """
 
-    def __init__(
-        self,
-        app: Quart | None = None,
-        *,
-        store: str | AsyncStore | None = None,
-        settings: Settings = FOREVER,
-        codec: Codec | None = None,
-        observers: Iterable[Observer] = (log,),
-    ) -> None:
-        self._store = store
-        self._settings = settings
-        self._codec = codec
-        self._observers = tuple(observers)
-        if app is not None:
-            self.init_app(app)
+    interface_class = QuartSessionInterface
 
     def init_app(self, app: Quart) -> None:
         """Give this application its sessions from the store."""
-        store = store_of(app, self._store)
-        if isinstance(store, str):
-            store = open_store(store)
-            app.after_serving(store.close)
-        app.session_interface = QuartSessionInterface(app, store, self._settings, self._codec, self._observers)  # type: ignore[assignment]
-        app.extensions["coatcheck"] = self
-        spec = app.error_handler_spec[None][None]
-        for refusal in REFUSALS:
-            if refusal not in spec:  # else the application has a page of its own for it
-                app.register_error_handler(refusal, _answer)
+        super().init_app(app)
         got_request_exception.connect(_note_failure, app)
+
+    def _open(self, app: Quart, url: str) -> AsyncStore:
+        store = open_store(url)
+        app.after_serving(store.close)
+        return store
+
+    @staticmethod
+    async def _answer(error: CoatcheckError) -> ResponseReturnValue:
+        answer = answer_to(error)
+        return answer.text, answer.status, Headers(answer.headers)
 
 
 _FAILED = "_coatcheck_failed"
@@ -173,8 +128,3 @@ _FAILED = "_coatcheck_failed"
 async def _note_failure(app: Quart, **_: Any) -> None:
     """An exception that nobody handled: what the request changed before it is not stored."""
     setattr(g, _FAILED, True)
-
-
-async def _answer(error: CoatcheckError) -> ResponseReturnValue:
-    answer = answer_to(error)
-    return answer.text, answer.status, Headers(answer.headers)

@@ -186,13 +186,15 @@ async def test_cve_2024_31999_an_expired_cookie_cannot_be_replayed() -> None:
                 assert (await replay.get("/page")).json() == {}
 
 
-async def test_an_expired_session_is_over_in_valkey_too(open_store: URLOpener, valkey_url: str, valkey: Valkey) -> None:
+async def test_an_expired_session_is_over_in_valkey_too(
+    open_store: URLOpener, valkey_url: str, prefix: str, valkey: Valkey
+) -> None:
     app = shop(open_store(valkey_url), settings=PATIENT.but(idle_timeout=0.15))
     async with Browser(app) as visitor:
         await visitor.post("/login?user=garimoo")
         ticket = visitor.ticket
         async with asyncio.timeout(10):
-            while valkey("EXISTS", f"{valkey_url.partition('prefix=')[2]}session:{visitor.session_id}"):
+            while valkey("EXISTS", f"{prefix}session:{visitor.session_id}"):
                 await asyncio.sleep(0.02)
         async with Browser(app, ticket=ticket) as replay:
             assert (await replay.get("/page")).json() == {}

@@ -310,8 +310,11 @@ def test_get_cookie_methods_may_be_overridden() -> None:
         def should_set_cookie(self, app: Flask, session: Any) -> bool:
             return False
 
+    class Mine(Sessions):
+        interface_class = Interface
+
     app = make()
-    app.session_interface = Interface(app, MemoryStore(), Settings(absolute_timeout=None), None, ())
+    Mine(app, store="memory://")
     client = browser(app)
     client.post("/remember/garimoo")
     assert client.get("/page").json == {"user": "garimoo", "_permanent": True}
