@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.stores.redis import RedisStore
+from coatcheck.stores.sql import SQLStore
 from tests.servers.cluster import ClusterGroup
 from tests.servers.mariadb import MariaDB, mariadb_program
 from tests.servers.postgresql import PostgreSQL
@@ -18,10 +20,12 @@ from tests.servers.sentinel import SentinelGroup
 from tests.servers.valkey import Valkey
 
 __all__ = [
+    "DatabaseOpener",
     "Opener",
     "URLOpener",
     "cluster",
     "mariadb",
+    "open_database",
     "open_sessions",
     "open_store",
     "own_postgresql",
@@ -43,6 +47,8 @@ Opener: TypeAlias = Callable[[], AsyncStore]
 """Gives another store onto the same sessions, as each web server of a fleet has its own."""
 
 URLOpener: TypeAlias = Callable[[str], RedisStore]
+
+DatabaseOpener: TypeAlias = Callable[[str], SQLStore]
 
 
 @pytest.fixture(scope="session")
@@ -140,11 +146,32 @@ async def open_store() -> AsyncIterator[URLOpener]:
         await store.close()
 
 
-@pytest.fixture(params=["memory", "valkey"])
-def open_sessions(request: pytest.FixtureRequest, open_store: URLOpener) -> Opener:
+@pytest.fixture
+async def open_database() -> AsyncIterator[DatabaseOpener]:
+    """`open_database(url)` that closes the store when the test is over."""
+    opened: list[SQLStore] = []
+
+    def another(url: str) -> SQLStore:
+        opened.append(SQLStore.from_url(url))
+        return opened[-1]
+
+    yield another
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture(params=["memory", "valkey", "postgresql", "mariadb", "sqlite"])
+def open_sessions(
+    request: pytest.FixtureRequest, open_store: URLOpener, open_database: DatabaseOpener, tmp_path: Path
+) -> Opener:
     """Every kind of store in turn."""
     if request.param == "memory":
         sessions = MemoryStore()
         return lambda: AsyncMemoryStore(sessions)
-    url = request.getfixturevalue("valkey_url")
-    return lambda: open_store(url)
+    if request.param == "sqlite":
+        return lambda: open_database(f"sqlite:///{tmp_path}/sessions.db?durability=delayed")
+    if request.param == "valkey":
+        url = request.getfixturevalue("valkey_url")
+        return lambda: open_store(url)
+    server = request.getfixturevalue(request.param)
+    return lambda: open_database(server.url)

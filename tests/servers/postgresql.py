@@ -42,9 +42,13 @@ class PostgreSQL(Database):
     def url(self) -> str:
         return f"{self.plain_url}?create=true"
 
+    def connect(self) -> psycopg.Connection[Any]:
+        """An administrator's connection."""
+        return psycopg.connect(self.plain_url, autocommit=True, connect_timeout=10)
+
     def __call__(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Execute one statement, as an administrator would."""
-        with psycopg.connect(self.plain_url, autocommit=True, connect_timeout=10) as connection:
+        with self.connect() as connection:
             cursor = connection.execute(sql.encode(), values or None)
             return [] if cursor.description is None else cursor.fetchall()
 

@@ -3,6 +3,7 @@
 from tests.servers.fixtures import (
     cluster,
     mariadb,
+    open_database,
     open_sessions,
     open_store,
     own_postgresql,
@@ -17,6 +18,7 @@ from tests.servers.fixtures import (
 __all__ = [
     "cluster",
     "mariadb",
+    "open_database",
     "open_sessions",
     "open_store",
     "own_postgresql",

@@ -33,8 +33,7 @@ def open_engine(target: Target, *, asynchronous: bool) -> Engine:
     """An engine whose connections commit each statement by itself. Nothing is connected yet.
 
     Raises:
-        ConfigurationError: a driver that this store does not know.
-        ModuleNotFoundError: the driver is not installed.
+        ConfigurationError: a driver that this store does not know, or that is not installed.
     """
     driver = target.driver or _OURS[target.database, asynchronous]
     known = {name for (database, waits), name in _OURS.items() if (database, waits) == (target.database, asynchronous)}
@@ -49,7 +48,13 @@ def open_engine(target: Target, *, asynchronous: bool) -> Engine:
         "max_overflow": 0,
         "pool_reset_on_return": None,  # a connection is given back after its transaction has ended, or not at all
     }
-    return _MAKERS[driver](target, options)
+    try:
+        return _MAKERS[driver](target, options)
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            "store", target.shown, f"the package {missing.name!r} is not installed",
+            "Install it: pip install 'coatcheck[sql]'",
+        ) from None  # fmt: skip
 
 
 def _asyncpg(target: Target, options: dict[str, Any]) -> Engine:
@@ -61,9 +66,15 @@ def _asyncpg(target: Target, options: dict[str, Any]) -> Engine:
     def connect() -> Any:
         return asyncpg.connect(target.plain, server_settings=settings)
 
-    return create_async_engine(
-        "postgresql+asyncpg://", connect_args={"async_creator_fn": connect}, **options
-    ).sync_engine
+    engine = create_async_engine("postgresql+asyncpg://", connect_args={"async_creator_fn": connect}, **options)
+    # It would ask the server about its JSON types on each new connection, which is two round trips for nothing.
+    dialect: Any = engine.dialect
+    dialect.setup_asyncpg_json_codec = dialect.setup_asyncpg_jsonb_codec = _nothing
+    return engine.sync_engine
+
+
+async def _nothing(_: Any) -> None:
+    pass
 
 
 def _psycopg(target: Target, options: dict[str, Any]) -> Engine:
@@ -117,12 +128,11 @@ def _mysql_arguments(target: Target) -> dict[str, Any]:
     from pymysql.constants import CLIENT
 
     return {
-        # Of the session, so that neither a lock on a gap nor the hour that comes twice in autumn is of any concern.
         **target.options,
         "charset": "utf8mb4",
         "autocommit": True,
         "client_flag": CLIENT.FOUND_ROWS,
-        "init_command": "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED'",
+        "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",  # so that no gaps are locked
     }
 
 

@@ -40,7 +40,8 @@ class Line:
             cursor.executemany(ask.sql, ask.values)
             answer: Any = None
         else:
-            cursor.execute(ask.sql, ask.values or ())
+            # Without values a % in it is just that.
+            cursor.execute(ask.sql, ask.values) if ask.values else cursor.execute(ask.sql)
             answer = cursor.fetchall() if ask.gives == "rows" else cursor.rowcount
         cursor.close()
         return answer
