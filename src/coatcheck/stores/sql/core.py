@@ -127,8 +127,8 @@ class Core:
     def sweeping(self, most: int, timeout: float | None) -> Call[int]:
         return self._call(lambda: self.verbs.sweep(most), timeout)
 
-    def installing(self) -> Call[bool]:
-        return self._call(self._install, None, needs_tables=False)
+    def installing(self, timeout: float | None) -> Call[bool]:
+        return self._call(self._create_tables, timeout, needs_tables=False)
 
     def _call(self, work: Callable[[], Steps[T]], timeout: float | None, **more: Any) -> Call[T]:
         return Call(work, self.timeout if timeout is None else timeout, **more)
@@ -186,15 +186,19 @@ class Core:
     def _check_tables(self) -> Steps[None]:
         version = yield from self.verbs.version()
         if version is None and self._create:
-            yield from self._install()
-            version = schema.VERSION
+            yield from self._create_tables()
+            version = yield from self.verbs.version()
         if version != schema.VERSION:
             raise StoreUnavailable(self.store, advice(version))
         self._checked = True
 
-    def _install(self) -> Steps[bool]:
+    def _create_tables(self) -> Steps[bool]:
         texts = schema.statements(self.dialect, self.prefix, unlogged=self._unlogged)
-        return (yield from self.verbs.install(texts))
+        created = yield from self.verbs.install(texts)
+        version = schema.VERSION if created else (yield from self.verbs.version())
+        if version != schema.VERSION:
+            raise StoreUnavailable(self.store, advice(version))
+        return created
 
 
 def advice(version: int | None) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.sql.address import Target
 
-DEADLINE: ContextVar[float] = ContextVar("DEADLINE")
+DEADLINE: ContextVar[float] = ContextVar("DEADLINE", default=float("inf"))
 """Until when the present call may wait, on `time.monotonic`."""
 
 _OURS = {
@@ -46,6 +46,8 @@ def open_engine(target: Target, *, asynchronous: bool) -> Engine:
         "isolation_level": "AUTOCOMMIT",
         "pool_size": target.pool_size,
         "max_overflow": 0,
+        # It would ask the first connection for much that we do not use; and leave it open if that is cancelled.
+        "_initialize": False,
         "pool_reset_on_return": None,  # a connection is given back after its transaction has ended, or not at all
     }
     try:
@@ -166,4 +168,8 @@ _MAKERS: dict[str, Callable[[Target, dict[str, Any]], Engine]] = {
 
 def time_left() -> float:
     """Seconds that the present call may still wait."""
-    return max(0.0, DEADLINE.get() - monotonic())
+    return min(max(0.0, DEADLINE.get() - monotonic()), _LONGEST)
+
+
+_LONGEST = 86_400.0
+"""Seconds that anything waits at most, even outside of any call."""

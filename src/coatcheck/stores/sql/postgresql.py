@@ -29,7 +29,8 @@ class PostgreSQLVerbs(Verbs):
     """See `Verbs`."""
 
     upsert = "ON CONFLICT (session_id, name) DO UPDATE SET value = excluded.value"
-    tables = "SELECT to_regclass(:name) IS NOT NULL"
+    # Not `to_regclass`: within a transaction that does not see what others have created since its first look.
+    tables = "SELECT count(*) FROM pg_class WHERE relname = CAST(:name AS name) AND pg_table_is_visible(oid)"
 
     begin = plainly("BEGIN")
     in_transactions = False

@@ -106,10 +106,10 @@ class SQLStore:
         runner = self._here()
         return await runner.perform(runner.core.sweeping(batch, timeout))
 
-    async def create_tables(self) -> bool:
+    async def create_tables(self, *, timeout: float | None = None) -> bool:
         """Create the tables, unless somebody has. Whether they were created now."""
         runner = self._here()
-        return await runner.perform(runner.core.installing())
+        return await runner.perform(runner.core.installing(timeout))
 
     async def close(self) -> None:
         """Close this event loop's connections."""
@@ -191,6 +191,7 @@ class _InLoop:
         except TimeoutError:  # the other side does not listen
             for line in lines:
                 line.cut()
+        await asyncio.sleep(0)  # what was cut off is closed in the next turn of the loop, which may be its last
 
     def _close(self, lines: list[AsyncLine]) -> None:
         for line in lines:

@@ -87,10 +87,10 @@ class SyncSQLStore:
         desk = self._here()
         return desk.perform(desk.core.sweeping(batch, timeout))
 
-    def create_tables(self) -> bool:
+    def create_tables(self, *, timeout: float | None = None) -> bool:
         """Create the tables, unless somebody has. Whether they were created now."""
         desk = self._here()
-        return desk.perform(desk.core.installing())
+        return desk.perform(desk.core.installing(timeout))
 
     def close(self) -> None:
         """Close the connections that the store opened itself. It may be used again, and then makes new ones."""
