@@ -458,13 +458,12 @@ async def test_deadlocks_are_tried_again(open_database: DatabaseOpener) -> None:
 
         def somebody() -> None:
             with server.connect() as connection, connection.transaction():
-                connection.execute(
-                    "SET LOCAL deadlock_timeout = '60s'"
-                )  # so that ours is found out first, and gives way
-                connection.execute(f"UPDATE coatcheck_fields SET value = '7' WHERE session_id = '{new.session_id}'")
+                # Ours is found out first, then, and gives way.
+                connection.execute("SET LOCAL deadlock_timeout = '60s'")
+                connection.execute("UPDATE coatcheck_fields SET value = '7' WHERE session_id = %s", [new.session_id])
                 holds.set()
                 assert waits.wait(30)
-                connection.execute(f"SELECT 1 FROM coatcheck_sessions WHERE id = '{new.session_id}' FOR UPDATE")
+                connection.execute("SELECT 1 FROM coatcheck_sessions WHERE id = %s FOR UPDATE", [new.session_id])
 
         other = asyncio.create_task(asyncio.to_thread(somebody))
         assert await asyncio.to_thread(holds.wait, 30)

@@ -219,9 +219,9 @@ async def test_an_sqlite_file_is_its_owners_alone_and_may_be_read_while_it_is_wr
     tmp_path: Path, opened: Any
 ) -> None:
     file = tmp_path / "sessions.db"
+    store: Any = opened(f"sqlite:///{file}?{PATIENT}")
     before = os.umask(0)
     try:
-        store: Any = opened(f"sqlite:///{file}?{PATIENT}")
         created = store.create(a_record())
         if opened is open_store:
             await created

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from time import monotonic
+from time import monotonic, sleep
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -98,7 +98,7 @@ def sweep_database(url: str, /, *, batch: int = 500, seconds: float = 60.0) -> i
     """Remove sessions that ended an hour ago or earlier.
 
     Any number of servers may do it at once, and while others use their sessions: a few rows at a time are locked, and
-    none that somebody else has in hand.
+    none that somebody else has in hand. After each batch it pauses for as long as that took.
 
     Parameters
     ----------
@@ -115,10 +115,12 @@ def sweep_database(url: str, /, *, batch: int = 500, seconds: float = 60.0) -> i
         store = SyncSQLStore.from_url(url)
         try:
             while monotonic() < end:
+                began = monotonic()
                 some = store.sweep(batch=batch, timeout=max(1.0, end - monotonic()))
                 removed += some
                 if some < batch:
                     break
+                sleep(monotonic() - began)  # half the time is the others'
         finally:
             store.close()
     except ConfigurationError as mistake:
