@@ -139,7 +139,7 @@ def test_durability_is_as_named(postgresql: PostgreSQL, prefix: str, tmp_path: P
         store = SyncSQLStore.from_url(f"{postgresql.url}&{PATIENT}&durability={asked}")
         store.read(a_record().session_id)
         [line] = store._desk.resting._lines
-        cursor = line.connection.cursor()
+        cursor = line._driver.cursor()
         cursor.execute("SHOW synchronous_commit")
         assert cursor.fetchall() == [(found,)]
         cursor.close()

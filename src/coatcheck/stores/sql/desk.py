@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import Dialect, Engine
-from sqlalchemy.pool import PoolProxiedConnection
-
 from coatcheck.stores.sql.asking import Ask, Connect, Release, Step
 from coatcheck.stores.sql.core import Call, Core
-from coatcheck.stores.sql.drivers import DEADLINE
+from coatcheck.stores.sql.drivers import Way
 from coatcheck.stores.sql.lines import Line
 from coatcheck.stores.sql.places import Places
 from coatcheck.stores.sql.sweeping import BATCH, Sweeper
+from coatcheck.stores.sql.timing import DEADLINE
 from coatcheck.stores.sql.trouble import Trouble, trouble
 from coatcheck.stores.steps import follow_blocking
 
@@ -60,47 +57,7 @@ class Resting(Generic[L]):
     def cut(self) -> None:
         """Close all of them: the server has been restarted, or is another one now."""
         for line in self.all():
-            with suppress(Exception):
-                line.cut()
-
-
-class Connections:
-    """Connections of an engine in which each statement commits by itself.
-
-    Args:
-        engine: the engine.
-        ours: whether its connections are so already; those of a caller's engine are changed while we have them.
-    """
-
-    def __init__(self, engine: Engine, *, ours: bool) -> None:
-        self.engine = engine
-        self.dialect: Dialect = engine.dialect
-        self.ours = ours
-
-    def take(self) -> PoolProxiedConnection:
-        """One of the pool."""
-        connection = self.engine.raw_connection()
-        if not self.ours:
-            try:
-                self.dialect.set_isolation_level(_inner(connection), "AUTOCOMMIT")
-            except BaseException:
-                connection.invalidate()
-                raise
-        return connection
-
-    def give_back(self, connection: PoolProxiedConnection) -> None:
-        """To the pool, as it was."""
-        try:
-            if not self.ours:
-                self.dialect.reset_isolation_level(_inner(connection))
-        except BaseException:
-            connection.invalidate()
-            raise
-        connection.close()
-
-    def error(self, error: Exception) -> Exception:
-        """What to raise in place of a driver's exception."""
-        return error if isinstance(error, Trouble) else trouble(error, self.dialect) or error
+            line.cut()
 
 
 class Desk:
@@ -108,14 +65,14 @@ class Desk:
 
     Args:
         core: says what is done.
-        connections: of its engine.
+        way: how to reach the database.
         places: how many threads it serves at once; `None` for as many as come, if the engine has its own way.
         sweep: seconds between two sweeps in the background; 0 for none.
     """
 
-    def __init__(self, core: Core, connections: Connections, places: int | None, *, sweep: float = 0.0) -> None:
+    def __init__(self, core: Core, way: Way, places: int | None, *, sweep: float = 0.0) -> None:
         self.core = core
-        self.connections = connections
+        self.way = way
         self.resting: Resting[Line] = Resting()
         self._places = None if places is None else Places(places)
         self._sweeper = Sweeper(sweep, lambda: self.perform(core.sweeping(BATCH, None))) if sweep else None
@@ -141,9 +98,7 @@ class Desk:
         if self._sweeper is not None:
             self._sweeper.end()
         for line in self.resting.all():
-            self.connections.give_back(line.connection)
-        if self.connections.ours:
-            self.connections.engine.dispose()
+            line.close()
 
     def forget(self) -> None:
         """Let go of what was opened without touching it: it is another process's."""
@@ -181,18 +136,17 @@ class _Hand:
             try:
                 answer = self._line.ask(ask)
             except Exception as error:
-                raise self._desk.connections.error(error) from error
+                raise trouble(error, self._desk.way) from error
             uncertainty.over = True
         return answer
 
     def _connect(self) -> None:
         if monotonic() >= self._call.deadline:
             raise Trouble("slow", "no time is left")
-        line = self._desk.resting.take()
         try:
-            self._line = line or Line(self._desk.connections.take(), self._desk.connections.dialect)
+            self._line = self._desk.resting.take() or self._desk.way.open()
         except Exception as error:
-            raise self._desk.connections.error(error) from error
+            raise trouble(error, self._desk.way) from error
 
     def _release(self, release: Release) -> None:
         line, self._line = self._line, None
@@ -201,10 +155,10 @@ class _Hand:
             self._desk.resting.cut()
         if not release.clean:
             line.cut()
-        elif self._desk.connections.ours:
+        elif line.rests:
             self._desk.resting.put(line)
         else:
-            self._desk.connections.give_back(line.connection)
+            line.close()
 
 
 class Uncertainty:
@@ -238,7 +192,3 @@ class Uncertainty:
 _ABANDONED: list[Desk] = []
 """Of the process from which this one was forked. They are kept, so that nothing of them is closed here: SQLite would give up
 the locks of the other process."""
-
-
-def _inner(connection: PoolProxiedConnection) -> Any:
-    return connection.dbapi_connection

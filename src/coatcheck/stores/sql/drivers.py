@@ -1,4 +1,4 @@
-"""How each driver connects, and how a connection of it is cut off. Its calls end in time, wherever they wait."""
+"""How each driver connects, and what its errors are."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar
-from time import monotonic
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Dialect, Engine
+from sqlalchemy.dialects import registry
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.sql.address import Target
+from coatcheck.stores.sql.lines import AsyncmyLine, AsyncpgLine, EngineLine, GreenletLine, Line
+from coatcheck.stores.sql.timing import time_left
 
-DEADLINE: ContextVar[float] = ContextVar("DEADLINE", default=float("inf"))
-"""Until when the present call may wait, on `time.monotonic`."""
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way to a database.
+
+    Attributes:
+        dialect: how SQL is written there, for this driver.
+        errors: all that the driver raises.
+        open: makes a connection: a `Line`, or something to be awaited for an `AsyncLine`.
+    """
+
+    dialect: Dialect
+    errors: tuple[type[Exception], ...]
+    open: Callable[[], Any]
+
 
 _OURS = {
     ("postgresql", True): "asyncpg",
@@ -29,29 +43,20 @@ _OURS = {
 }
 
 
-def open_engine(target: Target, *, asynchronous: bool) -> Engine:
-    """An engine whose connections commit each statement by itself. Nothing is connected yet.
+def way_to(target: Target, *, asynchronous: bool) -> Way:
+    """The way to what a URL names, with connections of our own. Nothing is connected yet.
 
     Raises:
         ConfigurationError: a driver that this store does not know, or that is not installed.
     """
-    driver = target.driver or _OURS[target.database, asynchronous]
-    known = {name for (database, waits), name in _OURS.items() if (database, waits) == (target.database, asynchronous)}
-    if driver not in known:
+    ours = _OURS[target.database, asynchronous]
+    if target.driver not in ("", ours):
         raise ConfigurationError(
-            "store", target.shown, f"no driver {driver!r} for {'a' if asynchronous else ''}synchronous code",
-            f"Use {' or '.join(sorted(known))}, or leave it out",
+            "store", target.shown, f"no driver {target.driver!r} for {'a' if asynchronous else ''}synchronous code",
+            f"Use {ours}, or leave it out",
         )  # fmt: skip
-    options: dict[str, Any] = {
-        "isolation_level": "AUTOCOMMIT",
-        "pool_size": target.pool_size,
-        "max_overflow": 0,
-        # It would ask the first connection for much that we do not use; and leave it open if that is cancelled.
-        "_initialize": False,
-        "pool_reset_on_return": None,  # a connection is given back after its transaction has ended, or not at all
-    }
     try:
-        return _MAKERS[driver](target, options)
+        return _WAYS[ours](target)
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             "store", target.shown, f"the package {missing.name!r} is not installed",
@@ -59,27 +64,44 @@ def open_engine(target: Target, *, asynchronous: bool) -> Engine:
         ) from None  # fmt: skip
 
 
-def _asyncpg(target: Target, options: dict[str, Any]) -> Engine:
+def way_through(engine: Engine, *, asynchronous: bool) -> Way:
+    """The way through somebody's own engine; for asynchronous code, its `sync_engine`."""
+    dialect: Any = engine.dialect
+    errors: tuple[type[Exception], ...] = (dialect.loaded_dbapi.Error,)
+    if dialect.driver == "asyncpg":
+        errors += _asyncpg_errors()
+    if not asynchronous:
+        return Way(dialect, errors, lambda: EngineLine(engine))
+
+    async def connect() -> GreenletLine:
+        return await GreenletLine.open(engine)
+
+    return Way(dialect, errors, connect)
+
+
+def _dialect(name: str, paramstyle: str) -> Dialect:
+    made: Dialect = registry.load(name)(paramstyle=paramstyle)
+    return made
+
+
+def _asyncpg(target: Target) -> Way:
     import asyncpg
-    from sqlalchemy.ext.asyncio import create_async_engine
 
     settings = {"application_name": "coatcheck"} | _commit_settings(target)
 
-    def connect() -> Any:
-        return asyncpg.connect(target.plain, server_settings=settings)
+    async def connect() -> AsyncpgLine:
+        return AsyncpgLine(await asyncpg.connect(target.plain, server_settings=settings))
 
-    engine = create_async_engine("postgresql+asyncpg://", connect_args={"async_creator_fn": connect}, **options)
-    # It would ask the server about its JSON types on each new connection, which is two round trips for nothing.
-    dialect: Any = engine.dialect
-    dialect.setup_asyncpg_json_codec = dialect.setup_asyncpg_jsonb_codec = _nothing
-    return engine.sync_engine
+    return Way(_dialect("postgresql.asyncpg", "numeric_dollar"), _asyncpg_errors(), connect)
 
 
-async def _nothing(_: Any) -> None:
-    pass
+def _asyncpg_errors() -> tuple[type[Exception], ...]:
+    import asyncpg
+
+    return (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-def _psycopg(target: Target, options: dict[str, Any]) -> Engine:
+def _psycopg(target: Target) -> Way:
     import psycopg
     from psycopg import conninfo, generators, waiting
 
@@ -94,36 +116,36 @@ def _psycopg(target: Target, options: dict[str, Any]) -> Engine:
     more = {"options": settings} if settings else {}
     where = conninfo.make_conninfo(target.plain, application_name="coatcheck", **more)
 
-    def connect() -> Any:
+    def connect() -> Line:
         made = Connection(waiting.wait_conn(generators.connect(where), interval=0.1, timeout=time_left()))
         made.autocommit = True
-        return made
+        return Line(made)
 
-    return create_engine("postgresql+psycopg://", creator=connect, **options)
+    return Way(_dialect("postgresql.psycopg", "pyformat"), (psycopg.Error,), connect)
 
 
 def _commit_settings(target: Target) -> dict[str, str]:
     return {"synchronous_commit": "off"} if target.durability == "delayed" else {}
 
 
-def _asyncmy(target: Target, options: dict[str, Any]) -> Engine:
+def _asyncmy(target: Target) -> Way:
     import asyncmy
-    from sqlalchemy.ext.asyncio import create_async_engine
 
-    def connect(**_: Any) -> Any:
-        return asyncmy.connect(**_mysql_arguments(target))
+    async def connect() -> AsyncmyLine:
+        return AsyncmyLine(await asyncmy.connect(**_mysql_arguments(target)))
 
-    return create_async_engine("mysql+asyncmy://", connect_args={"async_creator_fn": connect}, **options).sync_engine
+    return Way(_dialect("mysql.asyncmy", "format"), (asyncmy.errors.Error,), connect)
 
 
-def _pymysql(target: Target, options: dict[str, Any]) -> Engine:
+def _pymysql(target: Target) -> Way:
     import pymysql
 
-    def connect() -> Any:
+    def connect() -> Line:
         left = max(0.001, time_left())
-        return pymysql.connect(**_mysql_arguments(target), connect_timeout=left, read_timeout=left, write_timeout=left)
+        made = pymysql.connect(**_mysql_arguments(target), connect_timeout=left, read_timeout=left, write_timeout=left)
+        return Line(made, must_be_told=True)
 
-    return create_engine("mysql+pymysql://", creator=connect, **options)
+    return Way(_dialect("mysql.pymysql", "format"), (pymysql.Error,), connect)
 
 
 def _mysql_arguments(target: Target) -> dict[str, Any]:
@@ -138,8 +160,8 @@ def _mysql_arguments(target: Target) -> dict[str, Any]:
     }
 
 
-def _sqlite(target: Target, options: dict[str, Any]) -> Engine:
-    def connect() -> Any:
+def _sqlite(target: Target) -> Way:
+    def connect() -> Line:
         # Before SQLite does it, with rights for all. Its other files take theirs from this one.
         with suppress(FileExistsError):
             os.close(os.open(target.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -152,24 +174,15 @@ def _sqlite(target: Target, options: dict[str, Any]) -> Engine:
         except BaseException:
             made.close()
             raise
-        return made
+        return Line(made)
 
-    return create_engine("sqlite://", creator=connect, poolclass=QueuePool, **options)
+    return Way(_dialect("sqlite.pysqlite", "qmark"), (sqlite3.Error,), connect)
 
 
-_MAKERS: dict[str, Callable[[Target, dict[str, Any]], Engine]] = {
+_WAYS: dict[str, Callable[[Target], Way]] = {
     "asyncpg": _asyncpg,
     "psycopg": _psycopg,
     "asyncmy": _asyncmy,
     "pymysql": _pymysql,
     "pysqlite": _sqlite,
 }
-
-
-def time_left() -> float:
-    """Seconds that the present call may still wait."""
-    return min(max(0.0, DEADLINE.get() - monotonic()), _LONGEST)
-
-
-_LONGEST = 86_400.0
-"""Seconds that anything waits at most, even outside of any call."""

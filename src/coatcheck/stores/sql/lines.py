@@ -1,41 +1,46 @@
 """A connection, and asking something on it: one class per way of waiting.
 
-The statements go to the driver itself, not through SQLAlchemy's execution and, where the driver is asynchronous and one of
-ours, not through the greenlets in which SQLAlchemy runs it: see `docs/decisions/0010-sql-on-the-driver.md`.
+On connections of our own the statements go to the driver itself. SQLAlchemy's execution, and the greenlets in which it
+runs asynchronous drivers, would cost more than the query; see `docs/decisions/0010-sql-on-the-driver.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, Protocol
 
-from sqlalchemy import Dialect
+from sqlalchemy import Dialect, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from coatcheck.stores.sql.asking import Ask
-from coatcheck.stores.sql.drivers import time_left
+from coatcheck.stores.sql.timing import time_left
 
 
 class Line:
-    """A connection for code that blocks.
+    """A connection for code that blocks, on which each statement commits by itself unless a transaction is begun.
 
     Args:
-        connection: from an engine's pool.
-        dialect: the engine's.
+        driver: the driver's connection.
+        must_be_told: whether the driver has no other way to know how long it may wait.
+
+    Attributes:
+        rests: whether it is kept for the next call, rather than closed.
+        is_dead: whether it is known, without asking, that the other side has hung up.
     """
 
-    def __init__(self, connection: PoolProxiedConnection, dialect: Dialect) -> None:
-        self.connection = connection
-        self._limited: Any = connection.driver_connection if dialect.driver == "pymysql" else None
-
+    rests = True
     is_dead = False
+
+    def __init__(self, driver: Any, *, must_be_told: bool = False) -> None:
+        self._driver = driver
+        self._must_be_told = must_be_told
 
     def ask(self, ask: Ask) -> Any:
         """What the database answers: see `Ask.gives`."""
-        if self._limited is not None:  # it has no other way to be told
-            self._limited._read_timeout = self._limited._write_timeout = max(0.001, time_left())
-        cursor = self.connection.cursor()
+        if self._must_be_told:
+            self._driver._read_timeout = self._driver._write_timeout = max(0.001, time_left())
+        cursor = self._driver.cursor()
         if ask.gives == "many":
             cursor.executemany(ask.sql, ask.values)
             answer: Any = None
@@ -46,36 +51,86 @@ class Line:
         cursor.close()
         return answer
 
+    def close(self) -> None:
+        """Be done with it."""
+        self._driver.close()
+
     def cut(self) -> None:
         """Close it at once: something may be under way on it."""
-        self.connection.invalidate()
+        with suppress(Exception):  # which may be just why it is cut off
+            self._driver.close()
+
+
+class EngineLine(Line):
+    """A connection of somebody's own engine. While we have it, each statement commits by itself there too.
+
+    Args:
+        engine: the engine.
+    """
+
+    rests = False
+
+    def __init__(self, engine: Engine) -> None:
+        self._dialect: Dialect = engine.dialect
+        self._connection: PoolProxiedConnection = engine.raw_connection()
+        try:
+            self._dialect.set_isolation_level(self._inner, "AUTOCOMMIT")
+        except BaseException:
+            self._connection.invalidate()
+            raise
+        super().__init__(self._connection)
+
+    def close(self) -> None:
+        """Give it back to the pool, as it was."""
+        try:
+            self._dialect.reset_isolation_level(self._inner)
+        except BaseException:
+            self._connection.invalidate()
+            raise
+        self._connection.close()
+
+    def cut(self) -> None:
+        with suppress(Exception):
+            self._connection.invalidate()
+
+    @property
+    def _inner(self) -> Any:
+        return self._connection.dbapi_connection
 
 
 class AsyncLine(Protocol):
-    """A connection for code that awaits."""
+    """The same for code that awaits."""
 
-    connection: PoolProxiedConnection
+    @property
+    def rests(self) -> bool:
+        """See `Line`."""
+        ...
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is known, without asking, that the other side has hung up."""
+        """See `Line`."""
         ...
 
-    def ask(self, ask: Ask) -> Awaitable[Any]:
-        """What the database answers: see `Ask.gives`."""
+    async def ask(self, ask: Ask) -> Any:
+        """See `Line.ask`."""
+        ...
+
+    async def close(self) -> None:
+        """See `Line.close`."""
         ...
 
     def cut(self) -> None:
-        """Close it at once: something may be under way on it."""
+        """See `Line.cut`. It waits for nothing."""
         ...
 
 
 class AsyncpgLine:
     """A connection of asyncpg."""
 
-    def __init__(self, connection: PoolProxiedConnection) -> None:
-        self.connection = connection
-        self._driver: Any = connection.driver_connection
+    rests = True
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
 
     @property
     def is_dead(self) -> bool:
@@ -89,18 +144,21 @@ class AsyncpgLine:
         status: str = await self._driver.execute(ask.sql, *ask.values)
         return int(status.rpartition(" ")[2]) if ask.gives == "count" else None
 
+    async def close(self) -> None:
+        await self._driver.close()
+
     def cut(self) -> None:
-        self.connection.invalidate()
+        self._driver.terminate()
 
 
 class AsyncmyLine:
     """A connection of asyncmy."""
 
+    rests = True
     is_dead = False
 
-    def __init__(self, connection: PoolProxiedConnection) -> None:
-        self.connection = connection
-        self._driver: Any = connection.driver_connection
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
 
     async def ask(self, ask: Ask) -> Any:
         cursor = self._driver.cursor()
@@ -113,28 +171,31 @@ class AsyncmyLine:
         await cursor.close()
         return answer
 
+    async def close(self) -> None:
+        await self._driver.ensure_closed()
+
     def cut(self) -> None:
-        self.connection.invalidate()
+        self._driver.close()
 
 
 class GreenletLine:
-    """A connection of any other asynchronous driver, of the caller's own engine."""
+    """A connection of somebody's own asynchronous engine, in SQLAlchemy's greenlets: whatever its driver is."""
 
+    rests = False
     is_dead = False
 
-    def __init__(self, connection: PoolProxiedConnection, dialect: Dialect) -> None:
-        self.connection = connection
-        self._line = Line(connection, dialect)
+    def __init__(self, line: EngineLine) -> None:
+        self._line = line
 
-    def ask(self, ask: Ask) -> Awaitable[Any]:
-        return greenlet_spawn(self._line.ask, ask)
+    @classmethod
+    async def open(cls, engine: Engine) -> GreenletLine:
+        return cls(await greenlet_spawn(EngineLine, engine))
+
+    async def ask(self, ask: Ask) -> Any:
+        return await greenlet_spawn(self._line.ask, ask)
+
+    async def close(self) -> None:
+        await greenlet_spawn(self._line.close)
 
     def cut(self) -> None:
         self._line.cut()
-
-
-def async_line(connection: PoolProxiedConnection, dialect: Dialect) -> AsyncLine:
-    """The connection, as code that awaits wants it."""
-    if dialect.driver == "asyncpg":
-        return AsyncpgLine(connection)
-    return AsyncmyLine(connection) if dialect.driver == "asyncmy" else GreenletLine(connection, dialect)

@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.util import greenlet_spawn
 
 from coatcheck.record import Applied, Changes, NewRecord, Record
 from coatcheck.stores.opening import without_password
 from coatcheck.stores.sql.address import Target
 from coatcheck.stores.sql.asking import Ask, Connect, Release, Step
 from coatcheck.stores.sql.core import Call, Core
-from coatcheck.stores.sql.desk import Connections, Desk, Resting, Uncertainty
-from coatcheck.stores.sql.drivers import open_engine
-from coatcheck.stores.sql.lines import AsyncLine, async_line
+from coatcheck.stores.sql.desk import Desk, Resting, Uncertainty
+from coatcheck.stores.sql.drivers import Way, way_through, way_to
+from coatcheck.stores.sql.lines import AsyncLine
 from coatcheck.stores.sql.sweeping import BATCH, AsyncSweeper
 from coatcheck.stores.sql.sync_store import core_of
+from coatcheck.stores.sql.trouble import trouble
 from coatcheck.stores.steps import follow
 
 T = TypeVar("T")
@@ -54,11 +54,11 @@ class SQLStore:
         target = Target.parse(url)
 
         def make() -> Runner:
-            engine = open_engine(target, asynchronous=True)
-            core, connections = core_of(target, engine), Connections(engine, ours=True)
+            way = way_to(target, asynchronous=True)
+            core = core_of(target, way)
             if target.database == "sqlite":
-                return _OnThreads(Desk(core, connections, None), target.pool_size, sweep=target.sweep)
-            return _InLoop(core, connections, target.pool_size, sweep=target.sweep)
+                return _OnThreads(Desk(core, way, None), target.pool_size, sweep=target.sweep)
+            return _InLoop(core, way, target.pool_size, sweep=target.sweep)
 
         make().forget()  # a mistake in the URL is found here
         store = cls(make)
@@ -73,8 +73,8 @@ class SQLStore:
         """
         shown = without_password(engine.url.render_as_string())
         core = Core(engine.dialect, shown, prefix=prefix, timeout=timeout)
-        connections = Connections(engine.sync_engine, ours=False)
-        store = cls(lambda: _InLoop(core, connections, None))
+        way = way_through(engine.sync_engine, asynchronous=True)
+        store = cls(lambda: _InLoop(core, way, None))
         store._shown = shown
         return store
 
@@ -158,14 +158,14 @@ class _InLoop:
 
     Args:
         core: says what is done.
-        connections: of its engine.
+        way: how to reach the database.
         places: how many calls it serves at once; `None` for as many as come, if the engine has its own way.
         sweep: seconds between two sweeps in the background; 0 for none.
     """
 
-    def __init__(self, core: Core, connections: Connections, places: int | None, *, sweep: float = 0.0) -> None:
+    def __init__(self, core: Core, way: Way, places: int | None, *, sweep: float = 0.0) -> None:
         self.core = core
-        self.connections = connections
+        self.way = way
         self.resting: Resting[AsyncLine] = Resting()
         self._places = asyncio.Semaphore(places or 1_000_000)
         self._sweeper = AsyncSweeper(sweep, lambda: self.perform(core.sweeping(BATCH, None)))
@@ -187,17 +187,12 @@ class _InLoop:
         lines = self.resting.all()
         try:
             async with asyncio.timeout(_PATIENCE):
-                await greenlet_spawn(self._close, lines)
-        except TimeoutError:  # the other side does not listen
+                for line in lines:
+                    await line.close()
+        except Exception:  # the other side does not listen, or is gone
             for line in lines:
                 line.cut()
         await asyncio.sleep(0)  # what was cut off is closed in the next turn of the loop, which may be its last
-
-    def _close(self, lines: list[AsyncLine]) -> None:
-        for line in lines:
-            self.connections.give_back(line.connection)
-        if self.connections.ours:
-            self.connections.engine.dispose()
 
     def forget(self) -> None:
         self.resting.cut()
@@ -234,18 +229,17 @@ class _Hand:
             try:
                 answer = await self._line.ask(ask)
             except Exception as error:
-                raise self._runner.connections.error(error) from error
+                raise trouble(error, self._runner.way) from error
             uncertainty.over = True
         return answer
 
     async def _connect(self) -> None:
         self._line = self._runner.resting.take()
         if self._line is None:
-            connections = self._runner.connections
             try:
-                self._line = async_line(await greenlet_spawn(connections.take), connections.dialect)
+                self._line = await self._runner.way.open()
             except Exception as error:
-                raise connections.error(error) from error
+                raise trouble(error, self._runner.way) from error
 
     async def _release(self, release: Release) -> None:
         line, self._line = self._line, None
@@ -254,10 +248,10 @@ class _Hand:
             self._runner.resting.cut()
         if not release.clean:
             line.cut()
-        elif self._runner.connections.ours:
+        elif line.rests:
             self._runner.resting.put(line)
         else:
-            await greenlet_spawn(self._runner.connections.give_back, line.connection)
+            await line.close()
 
 
 class _OnThreads:

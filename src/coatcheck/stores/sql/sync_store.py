@@ -11,8 +11,8 @@ from coatcheck.record import Applied, Changes, NewRecord, Record
 from coatcheck.stores.opening import without_password
 from coatcheck.stores.sql.address import Target
 from coatcheck.stores.sql.core import Core
-from coatcheck.stores.sql.desk import Connections, Desk
-from coatcheck.stores.sql.drivers import open_engine
+from coatcheck.stores.sql.desk import Desk
+from coatcheck.stores.sql.drivers import Way, way_through, way_to
 from coatcheck.stores.sql.sweeping import BATCH
 
 
@@ -42,8 +42,8 @@ class SyncSQLStore:
         target = Target.parse(url)
 
         def make() -> Desk:
-            engine = open_engine(target, asynchronous=False)
-            return Desk(core_of(target, engine), Connections(engine, ours=True), target.pool_size, sweep=target.sweep)
+            way = way_to(target, asynchronous=False)
+            return Desk(core_of(target, way), way, target.pool_size, sweep=target.sweep)
 
         return cls(make)
 
@@ -57,7 +57,7 @@ class SyncSQLStore:
         """
         shown = without_password(engine.url.render_as_string())
         core = Core(engine.dialect, shown, prefix=prefix, timeout=timeout)
-        return cls(lambda: Desk(core, Connections(engine, ours=False), None))
+        return cls(lambda: Desk(core, way_through(engine, asynchronous=False), None))
 
     def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
         desk = self._here()
@@ -107,10 +107,10 @@ class SyncSQLStore:
         return self._desk
 
 
-def core_of(target: Target, engine: Engine) -> Core:
+def core_of(target: Target, way: Way) -> Core:
     """What is done in the database that a URL names."""
     return Core(
-        engine.dialect,
+        way.dialect,
         target.shown,
         prefix=target.prefix,
         timeout=target.timeout,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from sqlalchemy import Dialect, exc
+from sqlalchemy import exc
+
+from coatcheck.stores.sql.drivers import Way
 
 Kind: TypeAlias = Literal["again", "broken", "slow", "full", "refused"]
 
@@ -50,8 +52,11 @@ _SQLITE: dict[int, Kind] = {
 }
 
 
-def trouble(error: Exception, dialect: Dialect) -> Trouble | None:
-    """What an exception means; `None` if it is not the database's, nor the network's."""
+def trouble(error: Exception, way: Way) -> Exception:
+    """What to raise in place of an exception: what it means, if it is the database's or the network's."""
+    dialect = way.dialect
+    if isinstance(error, Trouble):
+        return error
     if isinstance(error, exc.TimeoutError):
         return Trouble("slow", "no connection of the pool in time")
     if isinstance(error, exc.DBAPIError) and isinstance(error.orig, Exception):
@@ -72,17 +77,7 @@ def trouble(error: Exception, dialect: Dialect) -> Trouble | None:
         broken = error.args[0] >= 2000 or error.args[0] == 0
         return Trouble(_MYSQL.get(error.args[0], "broken" if broken else "refused"), words)
     # Without a code it comes from the driver, not from the database: the connection could not be had, or is lost.
-    errors: tuple[Any, ...] = (dialect.loaded_dbapi.Error, *_own_errors(dialect), OSError, EOFError)
-    return Trouble("broken", words) if isinstance(error, errors) else None
-
-
-def _own_errors(dialect: Dialect) -> tuple[Any, ...]:
-    """Of the driver behind SQLAlchemy's adapter."""
-    if dialect.driver != "asyncpg":
-        return ()
-    import asyncpg
-
-    return (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+    return Trouble("broken", words) if isinstance(error, (*way.errors, OSError, EOFError)) else error
 
 
 def _words(error: Exception) -> str:
