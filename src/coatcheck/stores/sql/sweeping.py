@@ -11,18 +11,18 @@ from time import monotonic
 
 from coatcheck.errors import StoreError
 
-BATCH = 500
+BATCH = 200
 """Sessions that one statement removes, at most: few enough that nobody waits long for what it has locked."""
+
+REST = 3
+"""How many times as long as a batch took the sweep rests before the next one: most of the time is the others'."""
 
 _log = logging.getLogger("coatcheck")
 
 
 def _until_next(every: float, removed: int, took: float) -> float:
-    """Seconds to wait after a batch: while there is more, as long as the last one took, so that it is half the load at most.
-
-    At random, so that not all servers begin at the same moment.
-    """
-    return took if removed >= BATCH else every * random.uniform(0.5, 1.5)  # noqa: S311
+    """Seconds to wait after a batch: a little while there is more; else at random, so that not all servers begin at once."""
+    return REST * took if removed >= BATCH else every * random.uniform(0.5, 1.5)  # noqa: S311
 
 
 class AsyncSweeper:

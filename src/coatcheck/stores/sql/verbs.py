@@ -17,6 +17,7 @@ from coatcheck.errors import CorruptRecord, ForeignReply, OutcomeUnknown, Sessio
 from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created, is_text, remembers
 from coatcheck.stores.sql.asking import COMMIT, ROLLBACK, Row, Statement, Steps, count, many, plainly, rows
 from coatcheck.stores.sql.schema import HOUR_MS, LONGEST
+from coatcheck.stores.sql.trouble import Trouble
 
 HEAD = (
     "id", "secret_hash", "version", "created_ms", "renewed_ms", "touched_ms", "idle_ms", "deadline_ms",
@@ -109,7 +110,7 @@ class Verbs:
         created = (yield from self.version()) is None
         if created:
             for each in texts:
-                yield plainly(each)
+                yield from self._creating(each)
         yield from self._unlock_tables()
         return created
 
@@ -225,6 +226,9 @@ class Verbs:
             )
         return self._some[what, names]
 
+    def _creating(self, text: str) -> Steps[None]:
+        yield plainly(text)
+
     def _lock_tables(self) -> Steps[None]:
         """Keep all others from creating tables meanwhile."""
         yield self.begin
@@ -241,8 +245,14 @@ class MySQLVerbs(Verbs):
 
     tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name"
 
+    def _creating(self, text: str) -> Steps[None]:
+        try:
+            yield plainly(text)
+        except Trouble as problem:
+            if "Duplicate key name" not in str(problem):  # an index; MySQL has no IF NOT EXISTS for them
+                raise
+
     def _lock_tables(self) -> Steps[None]:
-        # Each statement that creates something commits by itself there.
         yield plainly("DO GET_LOCK('coatcheck schema', 10)")
 
     def _unlock_tables(self) -> Steps[None]:
