@@ -129,21 +129,32 @@ def test_the_tables_are_there_for_alembic() -> None:
     engine.dispose()
 
 
-def test_durability_is_as_named(postgresql: PostgreSQL, prefix: str, tmp_path: Path) -> None:
-    prefix = prefix.replace("-", "_").replace(":", "_")
-    url = f"{postgresql.plain_url}?{PATIENT}&prefix={prefix}&durability=unlogged"
-    assert main(["schema", "create", url]) == 0
-    kinds = postgresql(f"SELECT relpersistence FROM pg_class WHERE relname LIKE '{prefix}%' AND relkind = 'r'")
-    assert {kind for (kind,) in kinds} <= {"u", b"u"}
-    for asked, found in (("full", "on"), ("delayed", "off")):
-        store = SyncSQLStore.from_url(f"{postgresql.url}&{PATIENT}&durability={asked}")
-        store.read(a_record().session_id)
-        [line] = store._desk.resting._lines
-        cursor = line._driver.cursor()
-        cursor.execute("SHOW synchronous_commit")
-        assert cursor.fetchall() == [(found,)]
-        cursor.close()
-        store.close()
+async def test_durability_is_as_named() -> None:
+    """`unlogged` is empty after a crash, and goes on; `full` and `delayed` differ in what each commit waits for."""
+    with PostgreSQL() as server:
+        unlogged = SQLStore.from_url(f"{server.url}&{PATIENT}&prefix=unlogged_&durability=unlogged")
+        full = SQLStore.from_url(f"{server.url}&{PATIENT}&durability=full")
+        new = a_record(fields={"a": "1"})
+        for store in (unlogged, full):
+            await store.create(new)
+        await asyncio.to_thread(server.restart)
+        assert await unlogged.read(new.session_id) is None
+        await unlogged.create(new)
+        assert await full.read(new.session_id) is not None
+        for store in (unlogged, full):
+            await store.close()
+        for asked, found in (("full", "on"), ("delayed", "off")):
+            store = SQLStore.from_url(f"{server.url}&{PATIENT}&durability={asked}")
+            await store.read(new.session_id)
+            runner: Any = store._here()
+            [line] = runner.resting._lines
+            assert await line._driver.fetchval("SHOW synchronous_commit") == found
+            await store.close()
+        blocking = SyncSQLStore.from_url(f"{server.url}&{PATIENT}&durability=delayed")
+        blocking.read(new.session_id)
+        [blocking_line] = blocking._desk.resting._lines
+        assert blocking_line._driver.execute("SHOW synchronous_commit").fetchall() == [("off",)]
+        blocking.close()
 
 
 # --- sweeping --------------------------------------------------------------------------------------------------------

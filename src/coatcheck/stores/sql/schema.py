@@ -63,11 +63,8 @@ def tables(prefix: str = "coatcheck_", *, unlogged: bool = False) -> MetaData:
             "prefix", prefix, "it cannot begin a table's name", "Use lower-case letters, digits and _, at most 40"
         )
     metadata = MetaData()
-    usual: dict[str, Any] = {
-        "prefixes": ["UNLOGGED"] if unlogged else [],
-        "mysql_engine": "InnoDB",
-        "mariadb_engine": "InnoDB",
-    }
+    usual: dict[str, Any] = {"mysql_engine": "InnoDB", "mariadb_engine": "InnoDB"}
+    emptied_by_a_crash: dict[str, Any] = {"prefixes": ["UNLOGGED"] if unlogged else []}
     sessions = Table(
         f"{prefix}sessions",
         metadata,
@@ -91,6 +88,7 @@ def tables(prefix: str = "coatcheck_", *, unlogged: bool = False) -> MetaData:
         postgresql_with={"fillfactor": 85},
         sqlite_strict=True,
         **usual,
+        **emptied_by_a_crash,
     )
     Index(f"{prefix}sessions_sweep", sessions.c.sweep_hour)
     owned = sessions.c.owner.is_not(None)
@@ -109,6 +107,7 @@ def tables(prefix: str = "coatcheck_", *, unlogged: bool = False) -> MetaData:
         sqlite_strict=True,
         sqlite_with_rowid=False,
         **usual,
+        **emptied_by_a_crash,
     )
     Table(f"{prefix}schema", metadata, Column("version", Integer, primary_key=True), **usual)
     return metadata
