@@ -432,7 +432,7 @@ async def test_r13_nobody_in_a_crowd_that_stays_is_passed_over(
 
     reads = await asyncio.gather(*(keep_reading() for _ in range(30)))
     assert min(reads) >= 2
-    assert max(reads) <= min(reads) + 5, reads
+    assert max(reads) <= 2 * min(reads), reads
     assert connections_to(postgresql) >= 1
 
 

@@ -17,9 +17,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from coatcheck import open_store, open_sync_store
 from coatcheck.errors import ConfigurationError, Conflict, SessionGone, StoreUnavailable, UnstorableValue
 from coatcheck.stores.sql import SQLStore, SyncSQLStore
+from coatcheck.stores.sql.places import Places
 from coatcheck.testing import a_commit, a_record
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
+from tests.servers.processes import wait_until
 
 PATIENT = "timeout=20"
 SECRET = "hunter2"
@@ -209,6 +211,32 @@ def test_a_store_serves_one_event_loop_after_another(postgresql: PostgreSQL) -> 
 
     for _ in range(3):
         asyncio.run(once())
+
+
+def test_in_a_crowd_of_threads_nobody_overtakes_who_waits() -> None:
+    places = Places(2)
+    assert places.enter(0)
+    assert places.enter(0)
+    assert not places.enter(0.01), "both are taken"
+    order: list[int] = []
+
+    def come(number: int) -> None:
+        assert places.enter(30)
+        order.append(number)
+
+    threads = [threading.Thread(target=come, args=[number]) for number in range(5)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        wait_until(lambda number=number: len(places._waiting) == number + 1, "a place in the line")  # type: ignore[misc]
+    for served in range(5):
+        assert not places.enter(0), "not while somebody waits, nor before a place is free"
+        places.leave()
+        wait_until(lambda served=served: len(order) == served + 1, "the next one")  # type: ignore[misc]
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3, 4]
+    places.leave()
+    assert places.enter(0)
 
 
 # --- SQLite ----------------------------------------------------------------------------------------------------------
