@@ -39,6 +39,7 @@ SECRET = "hunter2"
         ("postgresql://u:hunter2@h/d?durability=maybe", "durability='maybe'.*full or delayed or unlogged"),
         ("postgresql://u:hunter2@h/d?prefix=a-b", "prefix='a-b'"),
         ("mysql://u:hunter2@h/d?durability=delayed", "durability='delayed': not for mysql"),
+        ("mysql://u:hunter2@h1:1,h2:2/d", "cannot be made out"),
         ("mysql://u:hunter2@h", "it names no database"),
         ("mysql://u:hunter2@h/d?ssl_ca=/nowhere", "ssl_ca='/nowhere': it cannot be read"),
         ("mysql://u:hunter2@h/d?sslmode=require", "unknown option 'sslmode'"),

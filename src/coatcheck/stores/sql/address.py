@@ -90,7 +90,7 @@ class Target:
         try:
             parts = urlsplit(url)
             pairs = parse_qsl(parts.query, keep_blank_values=True)
-            several = "," in parts.netloc
+            several = "," in parts.netloc and database == "postgresql"
             if "@" in parts.path + parts.query or parts.fragment or len(pairs) != len(dict(pairs)):
                 raise ValueError
             if not several and parts.port == 0:
