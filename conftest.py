@@ -1,7 +1,7 @@
 """Every Python snippet in the README, in docs/ and in docstrings runs as a test.
 
 Snippets may `await` at their top level, as in `python -m asyncio`. Where one says redis://localhost:6379, it gets the
-tests' own server.
+tests' own server, and a file of its own where it says sqlite:///sessions.db.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import tempfile
 from typing import Any
 
 from sybil import Example, Sybil
@@ -20,6 +21,7 @@ from tests.servers.fixtures import valkey
 __all__ = ["pytest_collect_file", "valkey"]
 
 _WRITTEN_URL = "redis://localhost:6379"
+_WRITTEN_FILE = "sqlite:///sessions.db"
 
 
 class _Waiting:
@@ -27,6 +29,7 @@ class _Waiting:
 
     def __call__(self, example: Example) -> None:
         source = str(example.parsed).replace(_WRITTEN_URL, example.namespace["valkey"].url)
+        source = source.replace(_WRITTEN_FILE, f"sqlite:///{example.namespace['folder'].name}/sessions.db")
         source = "\n" * (example.line + example.parsed.line_offset) + source  # so that tracebacks name the right line
         code = compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         waiting = eval(code, example.namespace)  # noqa: S307 - it is our own documentation
@@ -37,10 +40,12 @@ class _Waiting:
 def _begin(namespace: dict[str, Any]) -> None:
     namespace["__name__"] = "__main__"  # as where a reader tries it: Flask looks for the application's files by that
     namespace["event_loop"] = asyncio.Runner()
+    namespace["folder"] = tempfile.TemporaryDirectory(prefix="coatcheck-")
 
 
 def _end(namespace: dict[str, Any]) -> None:
     namespace["event_loop"].close()
+    namespace["folder"].cleanup()
 
 
 _pages = Sybil(

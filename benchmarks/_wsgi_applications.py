@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test.utils import override_settings
 from django.urls import path
 from flask import Flask, request, session
-from flask_session import Session as FlaskSession  # type: ignore[import-untyped]
+from flask_session import Session as FlaskSession
 
 from coatcheck.flask import Sessions
 

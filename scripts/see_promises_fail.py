@@ -52,6 +52,10 @@ FLASK = f"{WEB}/test_flask.py"
 QUART = f"{WEB}/test_quart.py"
 DJANGO = f"{WEB}/test_django_sessions.py"
 SITE = f"{WEB}/test_django_site.py"
+DATABASES = "tests/promises/test_databases.py"
+SQL = "tests/stores/test_sql.py"
+TABLES = "tests/stores/test_sql_tables.py"
+OPENING = "tests/stores/test_sql_opening.py"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ WIRE = "stores/redis/blocking_wire.py"
 ASYNC_WIRE = "stores/redis/wire.py"
 GATE = "stores/redis/gate.py"
 EVICTING = "stores/redis/evicting.py"
+SQL_CORE = "stores/sql/core.py"
+SQL_STORE = "stores/sql/store.py"
+SQL_VERBS = "stores/sql/verbs.py"
+SQL_TROUBLE = "stores/sql/trouble.py"
+FUNCTIONS = "stores/sql/postgresql.sql"
 
 DAMAGES = [
     # --- R1, R2 ------------------------------------------------------------------------------------------------------
@@ -458,6 +467,49 @@ DAMAGES = [
            (VERBS, "        if missing:\n", "        if False:\n")),
     damage("an absolute timeout longer than the key's life", f"{REDIS} exactly_as_long",
            (CREATE, "math.min(idle, absolute)", "absolute")),
+    # --- databases ---------------------------------------------------------------------------------------------------
+    damage("R2 SQL as many connections as there are requests", f"{DATABASES} r2",
+           (SQL_STORE, "asyncio.Semaphore(places or 1_000_000)", "asyncio.Semaphore(1_000_000)")),
+    damage("R3 SQL a cancelled query's connection is used again", f"{DATABASES} r3 or r2",
+           (SQL_STORE, "        if line is not None:\n            line.cut()\n",
+            "        if line is not None:\n            self._runner.resting.put(line)\n")),
+    damage("R4 SQL what is no record is absent", f"{DATABASES} r4 and killed",
+           (SQL_VERBS, '            raise CorruptRecord(session_id, "its version or its operations cannot be")\n',
+            "            raise SessionGone(session_id)\n")),
+    damage("R6 SQL an answer that is lost is not asked for again", f"{DATABASES} r6_an_answer",
+           (SQL_CORE, 'elif kind == "broken" and connected and not broke:', "elif False:")),
+    damage("R6 SQL a repeated commit is applied again", f"{DATABASES} r6_an_answer",
+           (FUNCTIONS, "IF {prefix}remembers(s.operations, p_operation) THEN\n    outcome", "IF false THEN\n    outcome")),
+    damage("R6 SQL what is not known is called refused", f"{DATABASES} r6_what",
+           (SQL_CORE, "if self.uncertain and self.session_id:", "if False:")),
+    damage("R7 SQL fields are written after the commit", f"{SQL} SQLite and interleave",
+           (SQL_VERBS, "        yield from self._putting(session_id, put)\n        yield count(self._update, _columns(after))\n        yield COMMIT\n",
+            "        yield count(self._update, _columns(after))\n        yield COMMIT\n        yield from self._putting(session_id, put)\n")),
+    damage("R8 SQL a commit needs no proof", f"{SQL} PostgreSQL and wrong_secret",
+           (FUNCTIONS, "WHEN by_previous AND (p_proof", "WHEN false AND (p_proof")),
+    damage("R12 SQL a slow database costs as long as it likes", f"{DATABASES} r12 and postgresql",
+           (SQL_STORE, "async with asyncio.timeout(call.timeout), self._places:", "async with asyncio.timeout(30), self._places:")),
+    damage("R12 SQL a thread waits for psycopg as long as it likes", f"{DATABASES} r4 and postgresql and sync and frozen",
+           ("stores/sql/drivers.py", "left if timeout is None else min(timeout, left)", "left * 0 + 30")),
+    damage("R13 SQL who comes late overtakes who waits", f"{OPENING} overtakes",
+           ("stores/sql/places.py", "if self._free and not self._waiting:", "if self._free or self._waiting:")),
+    damage("R16 SQL a commit does not lock its session, PostgreSQL", f"{SQL} PostgreSQL and increments_at_once",
+           (FUNCTIONS, "FOR NO KEY UPDATE;", ";")),
+    damage("R16 SQL a commit does not lock its session, MariaDB", f"{SQL} MariaDB and increments_at_once",
+           (SQL_VERBS, '    lock = " FOR UPDATE"\n', '    lock = ""\n')),
+    damage("SQL a deadlock is an error", f"{DATABASES} deadlocks", (SQL_TROUBLE, '"40P01": "again"', '"40P01": "refused"')),
+    damage("SQL a serialisation failure is an error", f"{DATABASES} serialise",
+           (SQL_TROUBLE, '"40001": "again"', '"40001": "refused"')),
+    damage("SQL a locked SQLite file is an error", f"{OPENING} sqlite", (SQL_TROUBLE, '    5: "again"', '    5: "refused"')),
+    damage("SQL an SQLite file may be read by all", f"{OPENING} owners_alone", ("stores/sql/drivers.py", "0o600", "0o644")),
+    damage("SQL a sweep waits for what others have in hand", f"{TABLES} in_hand",
+           ("stores/sql/postgresql.py", "FOR UPDATE SKIP LOCKED", "FOR UPDATE")),
+    damage("SQL a sweep removes who is alive", f"{TABLES} nothing_else",
+           ("stores/sql/postgresql.py", "WHERE sweep_hour <= {self.now}", "WHERE sweep_hour <= 99999999 + {self.now}")),
+    damage("SQL tables of any version will do", f"{TABLES} another_version",
+           (SQL_CORE, "raise StoreUnavailable(self.store, advice(version))\n        self._checked = True\n", "pass\n        self._checked = True\n")),
+    damage("SQL what was emptied by a crash lacks its tables' version", f"{TABLES} as_named",
+           ("stores/sql/schema.py", 'Column("version", Integer, primary_key=True), **usual)', 'Column("version", Integer, primary_key=True), **usual, **emptied_by_a_crash)')),
 ]  # fmt: skip
 
 

@@ -85,6 +85,14 @@ def test_stored(tmp_path: Path) -> None:
     assert written["in_flight"]["2"]["50"]["store_cpu_us"]["median"] > 0
 
 
+def test_sql(tmp_path: Path) -> None:
+    few = ["--rounds", "2", "--operations", "20", "--sessions", "4", "--few", "20", "--many", "200"]
+    written, said = run("sql", tmp_path, *few, "--turns", "1", "--seconds", "1")
+    assert set(written["parts"]) == {"applications", "read", "fields", "stored", "sweep"}
+    assert len(written["targets"]) == 8
+    assert "Django's database sessions" in said
+
+
 def test_losses(tmp_path: Path) -> None:
     written, _ = run("losses", tmp_path, "--rounds", "1", "--writers", "3", "--topology", "single")
     [nothing_kept] = written["faults"]["single, kill -9, no persistence"]

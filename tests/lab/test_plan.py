@@ -129,7 +129,7 @@ def test_any_number_of_servers_works_with_the_other_settings_left_alone(servers:
 
 
 def test_architectures_are_chosen_one_by_one_or_with_commas() -> None:
-    assert chosen([]) == ("local", "sticky", "redis")
+    assert chosen([]) == ("local", "sticky", "redis", "database")
     assert chosen(["redis", "local"]) == ("redis", "local")
     assert chosen(["redis, local", "redis"]) == ("redis", "local")
 

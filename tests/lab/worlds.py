@@ -17,11 +17,11 @@ TAKES = 0.002  # seconds per request
 
 
 def perfect(architecture: str, plan: Plan = PLAN) -> list[Entry]:
-    """The history of a run in which everything went as it should: `local`, `sticky` or `redis`."""
+    """The history of a run in which everything went as it should: `local`, `sticky`, `redis` or `database`."""
     servers = [f"web-{number}" for number in range(1, plan.servers + 1)]
     sticky = architecture == "sticky"
     shared: dict[str, Cart] = {}
-    stores = {server: shared if architecture == "redis" else {} for server in servers}
+    stores = {server: shared if architecture in ("redis", "database") else {} for server in servers}
     turn, turn_after = cycle(servers), cycle([server for server in servers if server != VICTIM])
     cookies: dict[int, str] = {}
     pinned: dict[int, str] = {}

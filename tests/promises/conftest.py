@@ -13,9 +13,13 @@ from coatcheck.stores.redis import RedisStore
 from tests.servers.fixtures import (
     URLOpener,
     cluster,
+    mariadb,
+    open_database,
     open_sessions,
     open_store,
+    own_postgresql,
     own_valkey,
+    postgresql,
     prefix,
     sentinels,
     valkey,
@@ -24,7 +28,20 @@ from tests.servers.fixtures import (
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
 
-__all__ = ["cluster", "open_sessions", "open_store", "own_valkey", "prefix", "sentinels", "valkey", "valkey_url"]
+__all__ = [
+    "cluster",
+    "mariadb",
+    "open_database",
+    "open_sessions",
+    "open_store",
+    "own_postgresql",
+    "own_valkey",
+    "postgresql",
+    "prefix",
+    "sentinels",
+    "valkey",
+    "valkey_url",
+]
 
 
 @pytest.fixture

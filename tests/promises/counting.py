@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from coatcheck.stores.redis import RedisStore
+from coatcheck import open_store
 from coatcheck.testing import a_commit, a_record
 
 
 async def main(url: str, session_id: str, proof: str, times: int, name: str) -> None:
-    store = RedisStore.from_url(url)
+    store = open_store(url)
     session = a_record(session_id=session_id, secret_hash=proof)
     for number in range(0, times, 10):
         commits = [

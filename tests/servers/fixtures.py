@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -11,17 +12,25 @@ import pytest
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.stores.redis import RedisStore
+from coatcheck.stores.sql import SQLStore
 from tests.servers.cluster import ClusterGroup
+from tests.servers.mariadb import MariaDB, mariadb_program
+from tests.servers.postgresql import PostgreSQL
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.valkey import Valkey
 
 __all__ = [
+    "DatabaseOpener",
     "Opener",
     "URLOpener",
     "cluster",
+    "mariadb",
+    "open_database",
     "open_sessions",
     "open_store",
+    "own_postgresql",
     "own_valkey",
+    "postgresql",
     "prefix",
     "sentinels",
     "valkey",
@@ -29,6 +38,8 @@ __all__ = [
 ]
 
 _SHARED = pytest.StashKey[Valkey]()
+_POSTGRESQL = pytest.StashKey[PostgreSQL]()
+_MARIADB = pytest.StashKey[MariaDB]()
 _SENTINELS = pytest.StashKey[SentinelGroup]()
 _CLUSTER = pytest.StashKey[ClusterGroup]()
 
@@ -36,6 +47,8 @@ Opener: TypeAlias = Callable[[], AsyncStore]
 """Gives another store onto the same sessions, as each web server of a fleet has its own."""
 
 URLOpener: TypeAlias = Callable[[str], RedisStore]
+
+DatabaseOpener: TypeAlias = Callable[[str], SQLStore]
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +60,35 @@ def valkey(pytestconfig: pytest.Config) -> Valkey:
         pytestconfig.add_cleanup(server.stop)
         pytestconfig.stash[_SHARED] = server
     return pytestconfig.stash[_SHARED]
+
+
+@pytest.fixture(scope="session")
+def postgresql(pytestconfig: pytest.Config) -> PostgreSQL:
+    """The PostgreSQL that all tests share. Whoever kills, freezes or fills it up takes `own_postgresql`."""
+    if _POSTGRESQL not in pytestconfig.stash:
+        server = pytestconfig.stash[_POSTGRESQL] = PostgreSQL()
+        pytestconfig.add_cleanup(server.stop)
+        server.start()
+    return pytestconfig.stash[_POSTGRESQL]
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL for this test alone."""
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb(pytestconfig: pytest.Config) -> MariaDB:
+    """The MariaDB that all tests share."""
+    if _MARIADB not in pytestconfig.stash:
+        if mariadb_program() is None:
+            pytest.skip("there is no mariadbd on this machine")
+        server = pytestconfig.stash[_MARIADB] = MariaDB()
+        pytestconfig.add_cleanup(server.stop)
+        server.start()
+    return pytestconfig.stash[_MARIADB]
 
 
 @pytest.fixture
@@ -104,11 +146,32 @@ async def open_store() -> AsyncIterator[URLOpener]:
         await store.close()
 
 
-@pytest.fixture(params=["memory", "valkey"])
-def open_sessions(request: pytest.FixtureRequest, open_store: URLOpener) -> Opener:
+@pytest.fixture
+async def open_database() -> AsyncIterator[DatabaseOpener]:
+    """`open_database(url)` that closes the store when the test is over."""
+    opened: list[SQLStore] = []
+
+    def another(url: str) -> SQLStore:
+        opened.append(SQLStore.from_url(url))
+        return opened[-1]
+
+    yield another
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture(params=["memory", "valkey", "postgresql", "mariadb", "sqlite"])
+def open_sessions(
+    request: pytest.FixtureRequest, open_store: URLOpener, open_database: DatabaseOpener, tmp_path: Path
+) -> Opener:
     """Every kind of store in turn."""
     if request.param == "memory":
         sessions = MemoryStore()
         return lambda: AsyncMemoryStore(sessions)
-    url = request.getfixturevalue("valkey_url")
-    return lambda: open_store(url)
+    if request.param == "sqlite":
+        return lambda: open_database(f"sqlite:///{tmp_path}/sessions.db?durability=delayed")
+    if request.param == "valkey":
+        url = request.getfixturevalue("valkey_url")
+        return lambda: open_store(url)
+    server = request.getfixturevalue(request.param)
+    return lambda: open_database(server.url)

@@ -26,13 +26,21 @@ class Process:
         command: the program (an absolute path) and its arguments.
         log: where its output goes; added to if it is there.
         environment: variables to add.
+        user: the number of the user to run as; by default whoever runs the tests.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        user: int | None = None,
+    ) -> None:
         self._log = log
+        who = str(os.getpid()) if user is None else f"{os.getpid()}:{user}"
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *command],
+                [sys.executable, "-I", "-S", tether.__file__, who, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

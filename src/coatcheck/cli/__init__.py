@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from coatcheck import __version__
 
 GROUP = "coatcheck.commands"
+_EXTRAS = {"schema": "sql", "sweep": "sql"}  # command to the extra that it needs, where that is called otherwise
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app.command(point.load(), name=point.name)
         except ModuleNotFoundError as missing:
             if words[:1] == [point.name]:
-                return _say_what_to_install(f"coatcheck {point.name}", missing, point.name)
+                return _say_what_to_install(f"coatcheck {point.name}", missing, _extra(point))
             app.command(_unavailable(point, missing), name=point.name)
     try:
         code: object = app(words, exit_on_error=False)
@@ -61,10 +62,14 @@ def _unavailable(point: EntryPoint, missing: ModuleNotFoundError) -> Callable[[]
     """A stand-in, so that the help still lists the command."""
 
     def command() -> int:
-        return _say_what_to_install(f"coatcheck {point.name}", missing, point.name)
+        return _say_what_to_install(f"coatcheck {point.name}", missing, _extra(point))
 
-    command.__doc__ = f"Needs more packages: pip install 'coatcheck[{point.name}]'"
+    command.__doc__ = f"Needs more packages: pip install 'coatcheck[{_extra(point)}]'"
     return command
+
+
+def _extra(point: EntryPoint) -> str:
+    return _EXTRAS.get(point.name, point.name)
 
 
 def _say_what_to_install(command: str, missing: ModuleNotFoundError, extra: str) -> int:

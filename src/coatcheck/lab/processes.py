@@ -103,6 +103,7 @@ class Supervisor:
         listening: socket.socket | None = None,
         talks: bool = False,
         may_end: bool = False,
+        user: int | None = None,
     ) -> Process:
         """Start a process, tied to the lab's life.
 
@@ -113,12 +114,14 @@ class Supervisor:
             listening: a bound socket to hand over. It is closed here, so that the port dies with the process.
             talks: keep pipes to its standard input and output, instead of `/dev/null` and the log.
             may_end: whether its end is no surprise.
+            user: the number of the user to run as, if the lab runs as root; by default whoever runs the lab.
         """
+        who = str(os.getpid()) if user is None else f"{os.getpid()}:{user}"
         log = self._logs / f"{name}.log"
         # A session of its own: Ctrl-C in a terminal goes to the lab alone, which then stops the others in order.
         with log.open("ab") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *command],
+                [sys.executable, "-I", "-S", tether.__file__, who, *command],
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talks else output,
                 stderr=output,

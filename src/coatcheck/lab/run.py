@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol
 
 import msgspec
 
-from coatcheck.lab import haproxy, programs, results, valkey
+from coatcheck.lab import database, haproxy, programs, results, valkey
 from coatcheck.lab.architectures import Architecture, Site
 from coatcheck.lab.errors import LabError, ProcessFailed
 from coatcheck.lab.history import FILE as HISTORY
@@ -56,12 +59,18 @@ def run(settings: Settings, display: Display, stop: StopRequests) -> results.Res
         Interrupted: somebody asked the lab to stop. The same holds.
     """
     settings.check()
-    programs.check_packages(redis=any("valkey" in one.needs for one in settings.architectures))
+    programs.check_packages(
+        redis=any("valkey" in one.needs for one in settings.architectures), database=settings.database is not None
+    )
     parts = {"haproxy": programs.haproxy(settings.haproxy)}
     if settings.starts_valkey:
         parts["valkey"] = programs.valkey(settings.valkey)
     elif settings.redis_url is not None:
         valkey.check_url(settings.redis_url)
+    if settings.database == "postgresql":
+        parts["postgresql"] = programs.postgresql(settings.postgresql)
+    elif settings.database == "mariadb":
+        parts["mariadb"] = programs.mariadb()
     machine = results.this_machine({name: programs.version(program) for name, program in parts.items()})
 
     folder = results.new_folder(settings.runs)
@@ -98,11 +107,21 @@ def _one(
     folder = run_folder / architecture.name
     folder.mkdir()
     plan = settings.plan
-    with Supervisor(run_folder, folder / "logs", stop) as supervisor:
-        redis_url = settings.redis_url
+    with ExitStack() as afterwards, Supervisor(run_folder, folder / "logs", stop) as supervisor:
+
+        def remove_afterwards(place: Path) -> None:  # when no process uses it any more
+            afterwards.callback(shutil.rmtree, place, ignore_errors=True)
+
+        redis_url, database_url = settings.redis_url, None
         if "valkey" in architecture.needs and redis_url is None:
             redis_url = valkey.start(supervisor, parts["valkey"], folder)
-        servers, ports = _start_servers(supervisor, architecture, settings.servers, redis_url)
+        if "database" in architecture.needs:
+            database_url = database.start(supervisor, settings.store, parts, folder, remove_afterwards)
+        servers, ports = _start_servers(
+            supervisor,
+            settings.servers,
+            lambda name: architecture.store_url(Site(server=name, redis_url=redis_url, database_url=database_url)),
+        )
         port = haproxy.start(supervisor, parts["haproxy"], folder, ports, architecture.balancing)
 
         # The middle one: neither the first nor the last in the balancer's list.
@@ -131,7 +150,7 @@ def _one(
 
 
 def _start_servers(
-    supervisor: Supervisor, architecture: Architecture, count: int, redis_url: str | None
+    supervisor: Supervisor, count: int, store_url: Callable[[str], str]
 ) -> tuple[dict[str, Process], dict[str, int]]:
     """Start the web servers, wait until each answers, and give the processes and their ports by name."""
     servers: dict[str, Process] = {}
@@ -144,7 +163,7 @@ def _start_servers(
         servers[name] = supervisor.start(
             name,
             [sys.executable, "-m", "coatcheck.lab.shop", name, str(listening.fileno())],
-            environment={STORE_VARIABLE: architecture.store_url(Site(server=name, redis_url=redis_url))},
+            environment={STORE_VARIABLE: store_url(name)},
             listening=listening,
         )
     for name, port in ports.items():

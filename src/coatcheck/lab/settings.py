@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from coatcheck.lab.architectures import ARCHITECTURES, Architecture
 from coatcheck.lab.errors import UsageError
 from coatcheck.lab.plan import Plan, visits_needed
+
+Store = Literal["postgresql", "mariadb", "sqlite"]
 
 KILL_SHARE = 0.5  # of the run's seconds: the kill comes midway
 
@@ -33,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         seed: decides who comes when and buys what.
         runs: the folder that runs are kept in.
         redis_url: a Redis or Valkey to use instead of starting one.
-        haproxy, valkey: programs to use instead of those found.
+        store: which database, for the architecture `database`.
+        haproxy, valkey, postgresql: programs to use instead of those found.
     """
 
     only: tuple[str, ...] = tuple(ARCHITECTURES)
@@ -46,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str | None = None
     haproxy: Path | None = None
     valkey: Path | None = None
+    store: Store = "postgresql"
+    postgresql: Path | None = None
 
     @property
     def architectures(self) -> list[Architecture]:
@@ -56,6 +62,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def starts_valkey(self) -> bool:
         """Whether the run needs a Valkey of its own."""
         return self.redis_url is None and any("valkey" in one.needs for one in self.architectures)
+
+    @property
+    def database(self) -> Store | None:
+        """The database that the run needs, if it needs one."""
+        return self.store if any("database" in one.needs for one in self.architectures) else None
 
     @property
     def plan(self) -> Plan:

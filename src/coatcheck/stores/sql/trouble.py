@@ -1,0 +1,87 @@
+"""What went wrong, in the words of three databases and half a dozen drivers."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from sqlalchemy import exc
+
+from coatcheck.stores.sql.drivers import Way
+
+Kind: TypeAlias = Literal["again", "broken", "slow", "full", "refused"]
+
+
+class Trouble(Exception):
+    """The database did not do what it was asked.
+
+    Attributes:
+        kind: what to make of it. `again`: it lost against another transaction, and was not applied. `broken`: the
+            connection is of no use any more. `slow`: time ran out. `full` and `refused`: it was not applied, and will not be.
+    """
+
+    def __init__(self, kind: Kind, problem: str) -> None:
+        super().__init__(problem)
+        self.kind = kind
+
+
+_POSTGRESQL: dict[str, Kind] = {
+    "40001": "again",  # serialization_failure
+    "40P01": "again",  # deadlock_detected
+    "55P03": "again",  # lock_not_available
+    "53100": "full",  # disk_full
+    "53200": "full",  # out_of_memory
+    "0A000": "broken",  # feature_not_supported: what was prepared does not fit the tables any more
+    "26000": "broken",  # invalid_sql_statement_name: what was prepared is unknown, behind a pooler
+    "25006": "broken",  # read_only_sql_transaction: it is a standby now; a new connection may find the primary
+}
+_MYSQL: dict[int, Kind] = {
+    1020: "again",  # ER_CHECKREAD
+    1062: "again",  # ER_DUP_ENTRY: somebody created the same session meanwhile
+    1205: "again",  # ER_LOCK_WAIT_TIMEOUT
+    1213: "again",  # ER_LOCK_DEADLOCK
+    1021: "full",  # ER_DISK_FULL
+    1114: "full",  # ER_RECORD_FILE_FULL
+    1053: "broken",  # ER_SERVER_SHUTDOWN
+    1290: "broken",  # ER_OPTION_PREVENTS_STATEMENT: it is a replica now
+    1927: "broken",  # ER_CONNECTION_KILLED
+}
+_SQLITE: dict[int, Kind] = {
+    5: "again",  # SQLITE_BUSY
+    6: "again",  # SQLITE_LOCKED
+    13: "full",  # SQLITE_FULL
+}
+
+
+def trouble(error: Exception, way: Way) -> Exception:
+    """What to raise in place of an exception: what it means, if it is the database's or the network's."""
+    dialect = way.dialect
+    if isinstance(error, Trouble):
+        return error
+    if isinstance(error, exc.TimeoutError):
+        return Trouble("slow", "no connection of the pool in time")
+    if isinstance(error, exc.DBAPIError) and isinstance(error.orig, Exception):
+        error = error.orig
+    words = _words(error)
+    if dialect.name == "postgresql":
+        state: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        if state:
+            return Trouble(
+                _POSTGRESQL.get(state, "broken" if state.startswith(("08", "57P", "53300")) else "refused"), words
+            )
+    elif dialect.name == "sqlite":
+        code: int | None = getattr(error, "sqlite_errorcode", None)
+        if code is not None:
+            return Trouble(_SQLITE.get(code & 0xFF, "refused"), words)
+    elif error.args and isinstance(error.args[0], int) and not isinstance(error, OSError):
+        # From 2000 on they are the client's own, and mean that the connection is lost.
+        broken = error.args[0] >= 2000 or error.args[0] == 0
+        return Trouble(_MYSQL.get(error.args[0], "broken" if broken else "refused"), words)
+    # Without a code it comes from the driver, not from the database: the connection could not be had, or is lost.
+    return Trouble("broken", words) if isinstance(error, (*way.errors, OSError, EOFError)) else error
+
+
+def _words(error: Exception) -> str:
+    """What the driver says, in one line."""
+    said = " ".join(str(error.args[-1] if error.args else "").split())[:300]
+    name = type(error).__name__
+    return f"{name}: {said}" if said else name

@@ -1,0 +1,42 @@
+"""Carrying out what a generator says, step by step: it yields a step, and is sent what came of it, or thrown what went wrong.
+
+Decisions are such generators; this is all of them that differs between event loops and threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+async def follow(steps: Generator[S, Any, T], do: Callable[[S], Awaitable[Any]]) -> T:
+    """Do each step, and give what the generator returns."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                outcome = await do(step)
+            except Exception as problem:
+                step = steps.throw(problem)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def follow_blocking(steps: Generator[S, Any, T], do: Callable[[S], Any]) -> T:
+    """`follow` without the await."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                outcome = do(step)
+            except Exception as problem:
+                step = steps.throw(problem)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]

@@ -1,0 +1,330 @@
+"""How stores in databases are opened: by URL, with somebody's own engine, in threads and forked processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from coatcheck import open_store, open_sync_store
+from coatcheck.errors import ConfigurationError, Conflict, SessionGone, StoreUnavailable, UnstorableValue
+from coatcheck.stores.sql import SQLStore, SyncSQLStore
+from coatcheck.stores.sql.places import Places
+from coatcheck.testing import a_commit, a_record
+from tests.servers.mariadb import MariaDB
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.processes import wait_until
+
+PATIENT = "timeout=20"
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://u:hunter2@h/d?nonsense=1", "unknown option 'nonsense'"),
+        ("postgresql://u:hun/ter2@h/d", "hunter2|cannot be made out"),
+        ("postgresql://u:hunter2@h:port/d", "cannot be made out"),
+        ("postgresql://u:hunter2@h/d?timeout=-1", "timeout='-1': not a positive number"),
+        ("postgresql://u:hunter2@h/d?pool_size=0", "pool_size='0': not a positive number"),
+        ("postgresql://u:hunter2@h/d?create=perhaps", "create='perhaps': unknown. Use true or false"),
+        ("postgresql://u:hunter2@h/d?durability=maybe", "durability='maybe'.*full or delayed or unlogged"),
+        ("postgresql://u:hunter2@h/d?prefix=a-b", "prefix='a-b'"),
+        ("mysql://u:hunter2@h/d?durability=delayed", "durability='delayed': not for mysql"),
+        ("mysql://u:hunter2@h1:1,h2:2/d", "cannot be made out"),
+        ("mysql://u:hunter2@h", "it names no database"),
+        ("mysql://u:hunter2@h/d?ssl_ca=/nowhere", "ssl_ca='/nowhere': it cannot be read"),
+        ("mysql://u:hunter2@h/d?sslmode=require", "unknown option 'sslmode'"),
+        ("sqlite://", "in memory would not be shared"),
+        ("sqlite:///:memory:", "in memory would not be shared"),
+        ("sqlite:///file::memory:", "in memory would not be shared"),
+        ("sqlite:////nowhere/at/all.db", "its folder does not exist"),
+        ("sqlite://server/file.db", "has no host"),
+    ],
+)
+def test_a_mistake_in_the_url_is_refused_at_once(url: str, words: str) -> None:
+    for opened in (open_store, open_sync_store):
+        with pytest.raises(ConfigurationError, match=words) as refused:
+            opened(url)
+        assert SECRET not in str(refused.value)
+
+
+def test_a_driver_may_be_named_if_it_is_one_of_ours() -> None:
+    assert isinstance(open_store("postgresql+asyncpg://h/d"), SQLStore)
+    assert isinstance(open_sync_store("postgresql+psycopg://h/d"), SyncSQLStore)
+    assert isinstance(open_store("mysql+asyncmy://h/d"), SQLStore)
+    assert isinstance(open_sync_store("mariadb+pymysql://h/d"), SyncSQLStore)
+    with pytest.raises(ConfigurationError, match="no store for the scheme"):
+        open_store("postgresql+psycopg2://h/d")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+async def test_no_password_is_shown(scheme: str) -> None:
+    url = f"{scheme}://shop:{SECRET}@127.0.0.1:1/shop"
+    store, blocking = SQLStore.from_url(url), SyncSQLStore.from_url(url)
+    assert repr(store) == f"<SQLStore {scheme}://shop:***@127.0.0.1:1/shop>"
+    assert SECRET not in repr(blocking)
+    for read in (store.read(a_record().session_id), asyncio.to_thread(blocking.read, a_record().session_id)):
+        with pytest.raises(StoreUnavailable) as down:
+            await read
+        told: BaseException | None = down.value
+        while told is not None:
+            assert SECRET not in str(told)
+            told = told.__cause__ or told.__context__
+
+
+def test_a_wrong_password_is_down_and_not_quoted(postgresql: PostgreSQL) -> None:
+    url = postgresql.plain_url.replace("coatcheck@", f"stranger:{SECRET}@")
+    with pytest.raises(StoreUnavailable, match="stranger") as down:
+        SyncSQLStore.from_url(url).read(a_record().session_id)
+    assert SECRET not in str(down.value)
+
+
+async def test_a_name_that_no_index_can_hold_is_refused_before_anything_is_written(postgresql: PostgreSQL) -> None:
+    store = SQLStore.from_url(f"{postgresql.url}&{PATIENT}")
+    with pytest.raises(UnstorableValue, match="2000 bytes at most"):
+        await store.create(a_record(fields={"x" * 2001: "1"}))
+    new = a_record(fields={"é" * 1000: "1"})
+    await store.create(new)
+    with pytest.raises(UnstorableValue, match="2000 bytes at most"):
+        await store.update(new.session_id, a_commit(new, owner="é" * 1001, sets={"a": "1"}))
+    record = await store.read(new.session_id)
+    assert record is not None
+    assert (record.fields, record.version) == ({"é" * 1000: "1"}, 1)
+    await store.close()
+
+
+async def a_life(store: Any) -> None:
+    """A little of everything."""
+    new = a_record(fields={"a": "1"}, owner="me")
+    await store.create(new)
+    applied = await store.update(new.session_id, a_commit(new, increments={"a": 1}, sets={"b": "2"}))
+    assert applied.counters == {"a": 2}
+    with pytest.raises(Conflict):
+        await store.update(new.session_id, a_commit(new, unchanged=True, read_version=1, sets={"b": "3"}))
+    record = await store.read(new.session_id)
+    assert (record.fields, record.version) == ({"a": "2", "b": "2"}, 2)
+    assert new.session_id in {each.session_id for each in await store.sessions_of("me")}
+    assert await store.delete(new.session_id)
+    with pytest.raises(SessionGone):
+        await store.update(new.session_id, a_commit(new))
+
+
+@pytest.mark.parametrize(
+    ("server", "driver"),
+    [
+        ("postgresql", "postgresql+asyncpg"),
+        ("postgresql", "postgresql+psycopg"),  # none of ours: in SQLAlchemy's greenlets
+        ("mariadb", "mysql+asyncmy"),
+    ],
+)
+async def test_somebodys_own_engine_is_used_and_left_as_it_was(
+    request: pytest.FixtureRequest, server: str, driver: str
+) -> None:
+    url = request.getfixturevalue(server).url
+    made = SyncSQLStore.from_url(url + "&timeout=20")
+    made.read(a_record().session_id)
+    made.close()
+    engine = create_async_engine(driver + url.partition("?")[0].partition(":")[2].join((":", "")), pool_size=2)
+    store = SQLStore.from_engine(engine, timeout=20)
+    await asyncio.gather(*(a_life(store) for _ in range(6)))
+    tasks = [asyncio.ensure_future(store.read(a_record().session_id)) for _ in range(30)]
+    await asyncio.sleep(0.005)
+    if driver != "postgresql+psycopg":  # with which SQLAlchemy loses connections when it is cancelled while it connects
+        for task in tasks[::2]:
+            task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await store.close()
+    assert engine.pool.status().endswith("Current Checked out connections: 0")
+    async with engine.connect() as connection:  # and what it does in its own transactions can be taken back
+        await connection.execute(text("DELETE FROM coatcheck_schema"))
+        await connection.rollback()
+        assert (await connection.execute(text("SELECT count(*) FROM coatcheck_schema"))).scalar() == 1
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(("server", "driver"), [("postgresql", "postgresql+psycopg"), ("mariadb", "mysql+pymysql")])
+async def test_so_is_somebodys_own_synchronous_engine(request: pytest.FixtureRequest, server: str, driver: str) -> None:
+    from coatcheck.testing.contract import _ThreadedWithIndex
+
+    url = request.getfixturevalue(server).url
+    made = SyncSQLStore.from_url(url + "&timeout=20")
+    made.read(a_record().session_id)
+    made.close()
+    engine = create_engine(driver + url.partition("?")[0].partition(":")[2].join((":", "")), pool_size=2)
+    store = _ThreadedWithIndex(SyncSQLStore.from_engine(engine, timeout=20))
+    await asyncio.gather(*(a_life(store) for _ in range(6)))
+    await store.close()
+    with engine.connect() as connection:
+        connection.execute(text("DELETE FROM coatcheck_schema"))
+        connection.rollback()
+        assert connection.execute(text("SELECT count(*) FROM coatcheck_schema")).scalar() == 1
+    engine.dispose()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("where", ["postgresql", "sqlite"])
+def test_a_forked_process_has_connections_of_its_own(
+    request: pytest.FixtureRequest, tmp_path: Path, where: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db?" if where == "sqlite" else request.getfixturevalue(where).url + "&"
+    store = SyncSQLStore.from_url(url + PATIENT)
+    new = a_record(fields={"hits": "0"})
+    store.create(new)
+
+    def count() -> bool:
+        for _ in range(20):
+            store.update(new.session_id, a_commit(new, increments={"hits": 1}))
+        return True
+
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            well = False
+            try:
+                well = count()
+            finally:
+                os._exit(0 if well else 1)
+        children.append(child)
+    count()
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    record = store.read(new.session_id)
+    assert record is not None
+    assert record.fields == {"hits": "80"}
+    store.close()
+
+
+def test_a_store_serves_one_event_loop_after_another(postgresql: PostgreSQL) -> None:
+    store = SQLStore.from_url(f"{postgresql.url}&{PATIENT}")
+
+    async def once() -> None:
+        await a_life(store)
+        await store.close()
+
+    for _ in range(3):
+        asyncio.run(once())
+
+
+def test_in_a_crowd_of_threads_nobody_overtakes_who_waits() -> None:
+    places = Places(2)
+    assert places.enter(0)
+    assert places.enter(0)
+    assert not places.enter(0.01), "both are taken"
+    order: list[int] = []
+
+    def come(number: int) -> None:
+        assert places.enter(30)
+        order.append(number)
+
+    threads = [threading.Thread(target=come, args=[number]) for number in range(5)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        wait_until(lambda number=number: len(places._waiting) == number + 1, "a place in the line")  # type: ignore[misc]
+    for served in range(5):
+        assert not places.enter(0), "not while somebody waits, nor before a place is free"
+        places.leave()
+        wait_until(lambda served=served: len(order) == served + 1, "the next one")  # type: ignore[misc]
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3, 4]
+    places.leave()
+    assert places.enter(0)
+
+
+# --- SQLite ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opened", [open_store, open_sync_store])
+async def test_an_sqlite_file_is_its_owners_alone_and_may_be_read_while_it_is_written(
+    tmp_path: Path, opened: Any
+) -> None:
+    file = tmp_path / "sessions.db"
+    store: Any = opened(f"sqlite:///{file}?{PATIENT}")
+    before = os.umask(0)
+    try:
+        created = store.create(a_record())
+        if opened is open_store:
+            await created
+        files = sorted(tmp_path.iterdir())
+        assert {each.name for each in files} >= {"sessions.db", "sessions.db-wal"}
+        assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
+    finally:
+        os.umask(before)
+        closing = store.close()
+        if opened is open_store:
+            await closing
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+async def test_who_keeps_an_sqlite_file_locked_costs_the_others_their_deadline_and_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "sessions.db"
+    store = SQLStore.from_url(f"sqlite:///{file}?{PATIENT}")
+    new = a_record(fields={"a": "1"})
+    await store.create(new)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    record = await store.read(new.session_id)
+    assert record is not None, "reading does not wait"
+    with pytest.raises(StoreUnavailable, match=r"no answer within 0.2 s"):
+        await store.update(new.session_id, a_commit(new, sets={"a": "2"}), timeout=0.2)
+    waiting = asyncio.ensure_future(store.update(new.session_id, a_commit(new, sets={"a": "3"})))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await waiting).version == 2
+    await store.close()
+
+
+def test_many_threads_write_to_an_sqlite_file_at_once(tmp_path: Path) -> None:
+    store = SyncSQLStore.from_url(f"sqlite:///{tmp_path}/sessions.db?timeout=30")
+    new = a_record()
+    store.create(new)
+    failed: list[Exception] = []
+
+    def count() -> None:
+        try:
+            for _ in range(20):
+                store.update(new.session_id, a_commit(new, increments={"hits": 1}))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    record = store.read(new.session_id)
+    assert record is not None
+    assert record.fields == {"hits": "160"}
+    store.close()
+
+
+def test_a_mariadb_that_is_a_replica_now_is_down(mariadb: MariaDB) -> None:
+    store = SyncSQLStore.from_url(f"{mariadb.url}&timeout=20")
+    new = a_record()
+    store.create(new)
+    store.close()
+    mariadb("CREATE USER IF NOT EXISTS shop@'%'")
+    mariadb("GRANT ALL ON coatcheck.* TO shop@'%'")
+    mariadb("SET GLOBAL read_only = 1")
+    try:
+        other = SyncSQLStore.from_url(mariadb.url.replace("root@", "shop@") + "&timeout=20")
+        assert other.read(new.session_id) is not None
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            other.update(new.session_id, a_commit(new, sets={"a": "1"}))
+        other.close()
+    finally:
+        mariadb("SET GLOBAL read_only = 0")
