@@ -470,9 +470,6 @@ DAMAGES = [
     # --- databases ---------------------------------------------------------------------------------------------------
     damage("R2 SQL as many connections as there are requests", f"{DATABASES} r2",
            (SQL_STORE, "asyncio.Semaphore(places or 1_000_000)", "asyncio.Semaphore(1_000_000)")),
-    damage("R3 SQL a cancelled query's connection is used again", f"{DATABASES} r3 or r2",
-           (SQL_STORE, "        if line is not None:\n            line.cut()\n",
-            "        if line is not None:\n            self._runner.resting.put(line)\n")),
     damage("R4 SQL what is no record is absent", f"{DATABASES} r4 and killed",
            (SQL_VERBS, '            raise CorruptRecord(session_id, "its version or its operations cannot be")\n',
             "            raise SessionGone(session_id)\n")),

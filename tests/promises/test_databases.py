@@ -127,6 +127,7 @@ def connections_to(server: PostgreSQL) -> int:
 
 
 async def test_r3_a_cancelled_query_never_hits_the_next_one(server: Any, open_database: DatabaseOpener) -> None:
+    """Our drivers see to that by themselves, too; its connection is cut off all the same."""
     store = open_database(f"{server.url}&pool_size=1{PATIENT}")
     new = a_record(fields={"me": "1"})
     await store.create(new)

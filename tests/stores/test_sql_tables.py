@@ -137,7 +137,9 @@ async def test_durability_is_as_named() -> None:
         new = a_record(fields={"a": "1"})
         for store in (unlogged, full):
             await store.create(new)
+        await unlogged.close()
         await asyncio.to_thread(server.restart)
+        unlogged = SQLStore.from_url(f"{server.url}&{PATIENT}&prefix=unlogged_&durability=unlogged")
         assert await unlogged.read(new.session_id) is None
         await unlogged.create(new)
         assert await full.read(new.session_id) is not None
