@@ -14,9 +14,9 @@ from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_wire import BlockingWire
 from coatcheck.stores.redis.confirming import awaits_replica, wait_for_replica
 from coatcheck.stores.redis.forking import tell_when_forked
-from coatcheck.stores.redis.steps import follow_blocking
 from coatcheck.stores.redis.topology import BRIEF, Pause, Refresh, Route, Send, Topology, is_news
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.stores.steps import follow_blocking
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.confirming import awaits_replica
 from coatcheck.stores.redis.lane import Lane
-from coatcheck.stores.redis.steps import follow
 from coatcheck.stores.redis.topology import BRIEF, Pause, Refresh, Route, Send, Topology, is_news
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
 from coatcheck.stores.redis.wire import Wire
+from coatcheck.stores.steps import follow
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ from coatcheck.stores.redis.clustered import ClusteredTransport
 from coatcheck.stores.redis.fleet import Fleet
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown
 from coatcheck.stores.redis.pooled import PooledTransport
-from coatcheck.stores.redis.steps import follow, time_left
 from coatcheck.stores.redis.topologies import topology_of
 from coatcheck.stores.redis.transport import ExchangeFailed, Transport
 from coatcheck.stores.redis.verbs import Exchange, Steps, Verbs
 from coatcheck.stores.redis.wire import PerLoop, Wires
+from coatcheck.stores.steps import follow, time_left
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from coatcheck.stores.redis.address import Target
 from coatcheck.stores.redis.blocking_fleet import BlockingFleet
 from coatcheck.stores.redis.blocking_wire import BlockingWire
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown
-from coatcheck.stores.redis.steps import follow_blocking, time_left
 from coatcheck.stores.redis.sync_pooled import SyncPooledTransport
 from coatcheck.stores.redis.topologies import topology_of
 from coatcheck.stores.redis.transport import ExchangeFailed, SyncTransport
 from coatcheck.stores.redis.verbs import Exchange, Steps, Verbs
+from coatcheck.stores.steps import follow_blocking, time_left
 
 T = TypeVar("T")
 
