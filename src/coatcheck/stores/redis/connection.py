@@ -166,9 +166,8 @@ class Connection(asyncio.Protocol):
                     else:
                         _fail(request, ExchangeFailed("no answer in time", sent=True, slow=True))
             first = self.line[0]
-            silence = now - max(
-                self._heard_at, first.sent_at
-            )  # it may have answered others, or begun an answer, and stopped
+            # It may have answered others, or begun an answer, and stopped.
+            silence = now - max(self._heard_at, first.sent_at)
             if silence >= self._timeout and not overslept:
                 self.drop(f"no sign of life for {silence:.2g} s", silent=True)
             else:
