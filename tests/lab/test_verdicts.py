@@ -97,7 +97,9 @@ def a_run(folder: Path, histories: dict[str, list[Entry]]) -> results.Results:
         writer.write(entries)
         writer.close()
         outcomes.append(results.outcome(ARCHITECTURES[name], folder))
-    found = results.collect(folder, settings, results.this_machine({}), "2026-01-01T00:00:00+00:00", outcomes)
+    found = results.collect(
+        folder, settings, results.this_machine({}), "2026-01-01T00:00:00+00:00", outcomes, complete=True
+    )
     results.write(found, folder)
     return found
 
@@ -154,7 +156,9 @@ def test_figures_in_a_kept_result_are_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_stopped_at_once_is_reported_on_without_a_table(tmp_path: Path) -> None:
-    found = results.collect(tmp_path, Settings(), results.this_machine({}), "2026-01-01T00:00:00+00:00", [])
+    found = results.collect(
+        tmp_path, Settings(), results.this_machine({}), "2026-01-01T00:00:00+00:00", [], complete=False
+    )
     assert "no architecture did, so there is no table" in shown(found)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from coatcheck.lab import settings as defaults
 from coatcheck.lab.errors import EXIT_CLAIM_NOT_SHOWN, EXIT_OK, EXIT_USAGE, Interrupted, LabError
+from coatcheck.lab.scenario import load
 from coatcheck.lab.settings import Settings, chosen, enough_shoppers
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ def lab(
     *,
     shoppers: Annotated[int | None, Parameter(show_default=False)] = None,
     seconds: Annotated[float | None, Parameter(show_default=False)] = None,
-    servers: int = defaults.DEFAULT_SERVERS,
+    servers: Annotated[int | None, Parameter(show_default=False)] = None,
     rate: Annotated[float | None, Parameter(show_default=False)] = None,
     only: Annotated[tuple[str, ...], Parameter(metavar="ARCH", negative=(), show_default=False)] = (),
+    scenario: str = defaults.DEFAULT_SCENARIO,
+    carts_only: Annotated[bool, Parameter(negative=())] = False,
     quick: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
     runs: Path = Path("runs"),
@@ -77,16 +80,20 @@ def lab(
     Parameters
     ----------
     shoppers
-        People with a cart of their own. Default 150, with --quick 60, or fewer if
+        People with a cart of their own. Default 100, with --quick 40, or fewer if
         they would come too seldom.
     seconds
-        How long people keep coming, for each architecture. Default 30, with --quick 8.
+        How long people keep coming to look at their carts, for each architecture. Default 14, with --quick 4.
     servers
-        Web servers; one of them is killed midway.
+        Web servers; one of them is killed midway. Default: what the scenario says, 3.
     rate
-        Arrivals per second, all shoppers together, whatever the answers. Default 200, with --quick 150.
+        Arrivals per second, all shoppers together, whatever the answers. Default 200, with --quick 170.
     only
         Run only this architecture: local, sticky or redis. Repeat it, or separate names with commas.
+    scenario
+        What people do in the other experiments: shop, api-tokens, long-forms, flash-sale, or the path of a TOML file.
+    carts_only
+        Only the experiment with the carts.
     quick
         A small run, for CI: enough to decide every claim, not enough for fine latencies.
     json
@@ -104,6 +111,7 @@ def lab(
     """
     try:
         rate = _first(rate, defaults.QUICK_RATE if quick else defaults.DEFAULT_RATE)
+        servers = _first(servers, load(scenario).servers)
         seconds = _first(seconds, defaults.QUICK_SECONDS if quick else defaults.DEFAULT_SECONDS)
         most = defaults.QUICK_SHOPPERS if quick else defaults.DEFAULT_SHOPPERS
         settings = Settings(
@@ -117,6 +125,9 @@ def lab(
             redis_url=redis_url,
             haproxy=haproxy,
             valkey=valkey,
+            scenario=scenario,
+            quick=quick,
+            experiments=not carts_only,
         )
         return _run(settings, json=json)
     except LabError as failure:
@@ -131,10 +142,10 @@ def report(
     runs: Path = Path("runs"),
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Make the table of a kept run anew, from its history.
+    """Make the report of a kept run anew, from its raw samples.
 
-    Nothing is taken from the old table: every figure is computed again from
-    the record of what each shopper saw. The exit code is that of the run: 0 if
+    Nothing is taken from the old report: every figure is computed again from
+    the record of every request. The exit code is that of the run: 0 if
     every claim held, 1 if not. It is 2 if there is no such run, 3 if its record
     is damaged.
 
@@ -147,18 +158,45 @@ def report(
     json
         Print JSON and nothing else to standard output.
     """
-    from coatcheck.lab import results
+    from coatcheck.lab import publishing, results
 
+    folder = run if run is not None else runs / results.LATEST
     try:
-        found = results.recompute(run if run is not None else runs / results.LATEST)
+        found = results.recompute(folder)
+        publishing.publish(found, folder)
     except LabError as failure:
         return _explain(failure)
     return _show(found, json=json)
 
 
+@app.command
+def compare(first: Path, second: Path, /) -> int:
+    """Put two kept runs side by side: verdicts, and the figures that differ by more than their spread.
+
+    All figures are made anew from the samples. The exit code is 0 if both runs
+    give the same verdicts, 1 if not.
+
+    Parameters
+    ----------
+    first
+        The folder of a run.
+    second
+        The folder of another.
+    """
+    from coatcheck.lab import comparing, results
+
+    try:
+        found = comparing.compare(results.recompute(first), results.recompute(second))
+    except LabError as failure:
+        return _explain(failure)
+    console = Console(highlight=False)
+    comparing.show(found, Console(highlight=False, width=120) if not console.is_terminal else console)
+    return EXIT_OK if found.same_verdicts else EXIT_CLAIM_NOT_SHOWN
+
+
 def _run(settings: Settings, *, json: bool) -> int:
     settings.check()
-    from coatcheck.lab import programs
+    from coatcheck.lab import programs, publishing
 
     programs.check_packages(redis=any("valkey" in one.needs for one in settings.architectures))
     from coatcheck.lab.display import create_display
@@ -167,6 +205,7 @@ def _run(settings: Settings, *, json: bool) -> int:
 
     with StopRequests() as stop, create_display(Console(stderr=True)) as display:
         results = run(settings, display, stop)
+    publishing.publish(results, Path(results.folder))
     return _show(results, json=json)
 
 

@@ -47,6 +47,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     errors: int = 0
 
 
-def line(message: Job | Start | Progress) -> bytes:
+def line(message: msgspec.Struct) -> bytes:
     """A message as it travels."""
     return msgspec.json.encode(message) + b"\n"
