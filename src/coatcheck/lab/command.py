@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -192,6 +193,56 @@ def compare(first: Path, second: Path, /) -> int:
     console = Console(highlight=False)
     comparing.show(found, Console(highlight=False, width=120) if not console.is_terminal else console)
     return EXIT_OK if found.same_verdicts else EXIT_CLAIM_NOT_SHOWN
+
+
+@app.command
+def watch(
+    first: str = "local",
+    /,
+    *,
+    port: int = 0,
+    browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
+    haproxy: Path | None = None,
+    valkey: Path | None = None,
+) -> int:
+    """Open a page with real servers, and see what happens to a cart when you break them.
+
+    Everything runs on this machine until Ctrl-C; nothing is kept. The page
+    needs no network.
+
+    Parameters
+    ----------
+    first
+        The architecture to begin with: local, sticky or redis. Choose another on the page.
+    port
+        Where the page is served, on 127.0.0.1. By default a free port.
+    browser
+        Open the page in a browser.
+    haproxy
+        The HAProxy program to use; see `coatcheck lab --help`.
+    valkey
+        The Valkey or Redis program to use.
+    """
+    from coatcheck.lab import programs
+    from coatcheck.lab.live.serving import LiveServer
+    from coatcheck.lab.live.stage import watch as stage
+    from coatcheck.lab.stopping import StopRequests
+
+    try:
+        chosen((first,))
+        programs.check_packages(redis=True)
+        parts = {"haproxy": programs.haproxy(haproxy), "valkey": programs.valkey(valkey)}
+        with StopRequests() as stop, LiveServer(port) as live:
+            url = f"http://127.0.0.1:{live.port}/"
+            print(f"The lab is at {url} until Ctrl-C.", flush=True)
+            if browser:
+                webbrowser.open(url)
+            stage(live, first, parts, stop)
+    except Interrupted as stopped:
+        return stopped.exit_code
+    except LabError as failure:
+        return _explain(failure)
+    return EXIT_OK
 
 
 def _run(settings: Settings, *, json: bool) -> int:

@@ -6,8 +6,8 @@
     POST /logout       ends the session
 
 Nothing in it knows which architecture it runs in. Only the store's URL differs. For measuring, the lab itself asks each
-web server (`POST /lab/fill?count=100&bytes=1000`, to have so many sessions, and `GET /lab/traffic`), and
-`coatcheck.lab.meter` adds a header to every answer.
+web server (`POST /lab/fill?count=100&bytes=1000`, to have so many sessions; `GET /lab/traffic`; `GET /lab/has?ids=…`,
+which of some sessions it finds), and `coatcheck.lab.meter` adds a header to every answer.
 
 Started as `python -m coatcheck.lab.shop NAME SOCKET`, with the number of a bound socket that it inherits, and the
 store's URL in the environment (a URL may hold a password, and arguments can be read by everybody on the machine).
@@ -29,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from coatcheck.errors import StoreError
 from coatcheck.lab.architectures import SINGLE_VALUE
 from coatcheck.lab.haproxy import HEALTH_PATH
 from coatcheck.lab.meter import Meter, MeteredStore, traffic
@@ -38,7 +39,7 @@ from coatcheck.session import Session
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.opening import open_store
-from coatcheck.ticket import Ticket, new_operation_id
+from coatcheck.ticket import Ticket, is_session_id, new_operation_id
 
 SERVER_HEADER = "x-served-by"
 IDLE_TIMEOUT = 600  # seconds; sessions in a store that outlives the run are gone soon after
@@ -107,6 +108,14 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
         counted = traffic(port)
         return JSONResponse(None if counted is None else {"sent": counted.sent, "received": counted.received})
 
+    async def has(request: Request) -> Response:
+        asked = [each for each in request.query_params.get("ids", "").split(",") if is_session_id(each)]
+        try:
+            records = await asyncio.gather(*(store.read(each) for each in asked))
+        except StoreError:
+            return JSONResponse(None)
+        return JSONResponse([each for each, record in zip(asked, records, strict=True) if record is not None])
+
     return Starlette(
         routes=[
             Route("/cart", cart, methods=["GET", "PUT"]),
@@ -115,6 +124,7 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
             Route(HEALTH_PATH, health),
             Route("/lab/fill", fill, methods=["POST"]),
             Route("/lab/traffic", tell_traffic),
+            Route("/lab/has", has),
         ],
         middleware=[
             Middleware(Meter),
