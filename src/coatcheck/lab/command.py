@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from coatcheck.lab import settings as defaults
-from coatcheck.lab.errors import EXIT_CLAIM_NOT_SHOWN, EXIT_OK, EXIT_USAGE, Interrupted, LabError
+from coatcheck.lab.errors import EXIT_CLAIM_NOT_SHOWN, EXIT_OK, EXIT_USAGE, Interrupted, LabError, UsageError
 from coatcheck.lab.scenario import load
 from coatcheck.lab.settings import Settings, chosen, enough_shoppers
 
@@ -193,6 +193,66 @@ def compare(first: Path, second: Path, /) -> int:
     console = Console(highlight=False)
     comparing.show(found, Console(highlight=False, width=120) if not console.is_terminal else console)
     return EXIT_OK if found.same_verdicts else EXIT_CLAIM_NOT_SHOWN
+
+
+@app.command
+def plan(
+    *,
+    users: str,
+    requests_per_second: str,
+    session: str,
+    servers: int,
+    write_share: float = 0.2,
+    shard_memory: str = "16GB",
+    run: Path = Path("runs") / "latest",
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """What each architecture would need for many more users than one machine has.
+
+    A small model, whose constants come from a kept run on this machine. It
+    shows its formulas, its constants, and how far it is off at points that
+    were measured and not used for it.
+
+    Parameters
+    ----------
+    users
+        People with a session, such as 50M.
+    requests_per_second
+        All of them together, such as 200k.
+    session
+        Size of a session, such as 4kB.
+    servers
+        Web servers.
+    write_share
+        The share of requests that change the session, from 0 to 1.
+    shard_memory
+        Memory that one store may use.
+    run
+        The folder of a full run: a quick one has too few points.
+    json
+        Print JSON and nothing else to standard output.
+    """
+    import msgspec
+
+    from coatcheck.lab import model, planning, results
+
+    try:
+        asked = planning.question(users, requests_per_second, session, servers, write_share, shard_memory)
+        kept = results.recompute(run)
+        answers = model.plan(asked, kept)
+        if not answers:
+            raise UsageError(
+                "--run", run, "it has no figures of memory and load", "Make one with `coatcheck lab`, without --quick"
+            )
+    except LabError as failure:
+        return _explain(failure)
+    if json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(answers), indent=2) + b"\n")
+        sys.stdout.flush()
+    else:
+        console = Console(highlight=False)
+        planning.show(asked, answers, kept, Console(highlight=False, width=130) if not console.is_terminal else console)
+    return EXIT_OK
 
 
 @app.command

@@ -46,7 +46,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         at_once: how many requests.
         logouts: how many people log out while another request of theirs is under way.
         looks: how often a cart is looked at afterwards.
-        workers: requests under way at most; 0 for any number. For tests: a generator with few waits for answers.
     """
 
     port: int
@@ -63,7 +62,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     at_once: int = 6
     logouts: int = 0
     looks: int = 6
-    workers: int = 0
 
 
 class Browser:
@@ -169,7 +167,7 @@ class Driver:
         job = self._job
         async with aiohttp.ClientSession(
             f"http://{LOOPBACK}:{job.port}",
-            connector=aiohttp.TCPConnector(limit=job.workers, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=PATIENCE),
         ) as shop:
