@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import uvicorn
 
 from coatcheck.lab import samples
@@ -27,13 +27,14 @@ def shop(store: AsyncStore) -> Iterator[int]:
     """A shop with this store, in a thread of its own; gives its port."""
     listening = bound_socket()
     port: int = listening.getsockname()[1]
-    with pytest.warns(UserWarning, match="plain HTTP|https_only|Secure"):
-        application = create_shop("web-1", store, port)
-        config = uvicorn.Config(application, access_log=False, log_level="warning", lifespan="on")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    application = create_shop("web-1", store, port)
+    server = uvicorn.Server(uvicorn.Config(application, access_log=False, log_level="warning", lifespan="on"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the cookie is not Secure
         thread.start()
         while not server.started:
+            assert thread.is_alive(), "the shop did not start"
             time.sleep(0.01)
     try:
         yield port

@@ -130,7 +130,11 @@ def test_each_look_at_a_cart_counts_and_what_had_no_answer_does_not() -> None:
 
 
 def test_a_logout_that_was_not_acknowledged_in_time_is_not_judged() -> None:
-    logouts = [Logout(0, True, 409, (False, False)), Logout(1, True, 200, (False, True)), Logout(2, False, 200, (True,))]
+    logouts = [
+        Logout(0, True, 409, (False, False)),
+        Logout(1, True, 200, (False, True)),
+        Logout(2, False, 200, (True,)),
+    ]
     found = figures(measurement([], *logouts)[:-1])
     assert found["revived"] == 0.5
     assert found["logouts"] == 2

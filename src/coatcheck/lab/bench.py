@@ -6,7 +6,6 @@ import contextlib
 import functools
 import http.client
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -255,13 +254,11 @@ def built(
         tempfile.TemporaryDirectory(prefix="coatcheck-") as scratch,
         Supervisor(run, folder / "logs", stop) as supervisor,
     ):
+        services: dict[Service, Running] = {}
         try:
-            services = {
-                kind: given(kind, given_urls[kind])
-                if kind in given_urls
-                else SERVICES[kind](supervisor, programs[kind], folder)
-                for kind in sorted(architecture.needs)
-            }
+            for kind in sorted(architecture.needs):
+                url = given_urls.get(kind)
+                services[kind] = SERVICES[kind](supervisor, programs, folder) if url is None else given(kind, url)
             admin = Path(scratch) / "haproxy"
             bench = Bench(
                 architecture=architecture,
@@ -289,16 +286,16 @@ def built(
             yield bench
         finally:
             supervisor.stop_all()
-            for kind in architecture.needs:  # what it kept is of no use any more, and large
-                shutil.rmtree(folder / kind, ignore_errors=True)
+            for service in services.values():
+                service.tidy()  # what it kept is of no use any more, and large
 
 
 def _start_server(bench: Bench, name: str) -> Process:
     # The lab binds the port and hands it over: no other program can take it in between.
     listening = bound_socket(bench.ports.get(name, 0))
     bench.ports[name] = listening.getsockname()[1]
-    valkey = bench.services.get("valkey")
-    site = Site(server=name, redis_url=None if valkey is None else valkey.url, peer_ports=bench.peer_ports)
+    urls = {kind: service.url for kind, service in bench.services.items()}
+    site = Site(server=name, redis_url=urls.get("valkey"), peer_ports=bench.peer_ports)
     return bench.supervisor.start(
         name,
         [sys.executable, "-m", "coatcheck.lab.shop", name, str(listening.fileno())],

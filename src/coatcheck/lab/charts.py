@@ -157,7 +157,7 @@ def distributions(title: str, series: Mapping[str, Sequence[float]], *, unit: st
 
 _STORES = {
     "valkey": "Redis or Valkey",
-    "postgresql": "PostgreSQL",
+    "database": "database",
 }
 
 

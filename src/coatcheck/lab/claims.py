@@ -19,7 +19,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "consistency": ("redis",),
     "crowding": ("sticky", "all-to-all", "redis"),
     "load": ("database", "redis"),
-    "growth": ("all-to-all", "database", "redis"),
+    "growth": ("all-to-all", "redis"),
 }
 """Which architectures an experiment has to be done with so that all claims can be judged."""
 

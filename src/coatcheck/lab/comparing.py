@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coatcheck.lab import summary
+from coatcheck.lab.experiments import EXPERIMENTS
 from coatcheck.lab.measures import FIGURES
 from coatcheck.lab.results import Results
 
@@ -89,7 +90,7 @@ def _figures(first: Results, second: Results) -> Iterator[tuple[str, str, list[f
     others = {(each.experiment, each.architecture, each.case): each for each in second.experiments}
     for one in first.experiments:
         other = others.get((one.experiment, one.architecture, one.case))
-        for name in FIGURES if other is not None else ():
+        for name in EXPERIMENTS[one.experiment].shown:
             if other is not None and one.values(name) and other.values(name):
                 where = " ".join(filter(None, (one.experiment, one.case, one.architecture)))
                 yield where, name, one.values(name), other.values(name)

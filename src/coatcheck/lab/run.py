@@ -50,6 +50,7 @@ class Display(Protocol):
 
     def measuring(self, what: str) -> Watcher:
         """Something is being measured; what is returned is told how it goes."""
+        ...
 
 
 def run(settings: Settings, display: Display, stop: StopRequests) -> results.Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +21,29 @@ class Running:
         process: its process; `None` for one that somebody else runs.
         kept_bytes: how many bytes of memory, or of disk, it uses for what it keeps.
         again: starts it anew at the same place after it was killed.
+        tidy: removes what it kept, when no process of the run is left.
     """
 
     url: str
     process: Process | None
     kept_bytes: Callable[[], int]
     again: Callable[[], Process] | None = None
+    tidy: Callable[[], None] = lambda: None
 
 
-Starter = Callable[[Supervisor, Path, Path], Running]
-"""Starts a service: its program, and the folder of the architecture's run."""
+Starter = Callable[[Supervisor, Mapping[str, Path], Path], Running]
+"""Starts a service: with the run's programs by name, and the folder of the architecture's run."""
 
 
-def _valkey(supervisor: Supervisor, program: Path, folder: Path) -> Running:
+def _valkey(supervisor: Supervisor, programs: Mapping[str, Path], folder: Path) -> Running:
+    program = programs["valkey"]
     url = valkey.start(supervisor, program, folder)
     return Running(
         url=url,
         process=supervisor.named("valkey"),
         kept_bytes=lambda: valkey.used_memory(url),
         again=lambda: valkey.start_again(supervisor, program, folder, url),
+        tidy=lambda: shutil.rmtree(folder / "valkey", ignore_errors=True),
     )
 
 

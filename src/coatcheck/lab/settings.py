@@ -18,7 +18,7 @@ from coatcheck.lab.scenario import Scenario, load
 KILL_SHARE = 0.5  # of the run's seconds: the kill comes midway
 
 DEFAULT_SCENARIO = "shop"
-DEFAULT_SHOPPERS, DEFAULT_RATE, DEFAULT_SECONDS, DEFAULT_SERVERS = 100, 200.0, 9.0, 3
+DEFAULT_SHOPPERS, DEFAULT_RATE, DEFAULT_SECONDS, DEFAULT_SERVERS = 80, 200.0, 7.0, 3
 QUICK_SHOPPERS, QUICK_RATE, QUICK_SECONDS = 40, 170.0, 4.0
 
 _MOST_BUSY = 250.0  # arrivals per second in a timed experiment; more, and two cores measure themselves
