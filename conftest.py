@@ -35,6 +35,7 @@ class _Waiting:
 
 
 def _begin(namespace: dict[str, Any]) -> None:
+    namespace["__name__"] = "__main__"  # as where a reader tries it: Flask looks for the application's files by that
     namespace["event_loop"] = asyncio.Runner()
 
 

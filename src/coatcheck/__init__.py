@@ -7,6 +7,7 @@ from coatcheck.manager import AsyncSession, SessionManager
 from coatcheck.session import FieldMap, Session
 from coatcheck.settings import AAL1, AAL2, AAL3, CookieSettings, Settings
 from coatcheck.stores.opening import open_store, open_sync_store
+from coatcheck.sync_manager import SyncSession, SyncSessionManager
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,8 @@ __all__ = [
     "Session",
     "SessionManager",
     "Settings",
+    "SyncSession",
+    "SyncSessionManager",
     "__version__",
     "open_store",
     "open_sync_store",

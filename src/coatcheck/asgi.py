@@ -7,22 +7,12 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from coatcheck.codec import Codec
-from coatcheck.cookie import finish_headers, keeps_users_apart
-from coatcheck.errors import (
-    CoatcheckError,
-    ConfigurationError,
-    Conflict,
-    CorruptRecord,
-    ForeignReply,
-    OutcomeUnknown,
-    SessionGone,
-    StoreError,
-    StoreUnavailable,
-    TooLate,
-)
+from coatcheck.cookie import finish_headers
+from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.events import Observer
 from coatcheck.manager import AsyncSession, SessionManager
 from coatcheck.observers.logs import log
+from coatcheck.responses import HEADERS_SENT, REFUSALS, answer_to, as_bytes, refuse_first_look, response_started
 from coatcheck.settings import Settings
 from coatcheck.stores.interface import AsyncStore
 
@@ -31,9 +21,6 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_REFUSALS = (SessionGone, Conflict, CorruptRecord, StoreError)
-"""What the middleware answers itself. Everything else is the application's own business."""
 
 
 class SessionMiddleware:
@@ -89,7 +76,7 @@ class SessionMiddleware:
             await self.app(scope, receive, response)
         except _ResponseReplaced:
             return
-        except _REFUSALS as error:
+        except REFUSALS as error:
             if response.started or response.replaced:
                 raise
             if isinstance(receive, _Greeting) and not receive.taken:
@@ -154,7 +141,7 @@ class _Response:
     async def _commit_and_send(self, message: Message) -> None:
         try:
             await self._manager.commit(self._session)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             self.replaced = True
             await _answer(error, self._scope, self._send)
             return
@@ -165,38 +152,19 @@ class _Response:
         """The start of the response, as it has to be with this session."""
         session = self._session
         is_http = self._start == "http.response.start"
-        session.close(_RESPONSE_STARTED if is_http else None, _HEADERS_SENT)
+        session.close(_RESPONSE_STARTED if is_http else None, HEADERS_SENT)
         looked_at, set_cookie = session.looked_at, session.set_cookie
         if looked_at or set_cookie is not None:
             headers = finish_headers(message.get("headers", ()), looked_at=looked_at, set_cookie=set_cookie)
             return {**message, "headers": headers}
         if is_http:
-            session.guard_first_look(partial(_refuse_first_look, message))
+            session.guard_first_look(partial(refuse_first_look, message.get("headers", ())))
         return message
 
 
 _START = {"http": "http.response.start", "websocket": "websocket.accept"}
 
-_RESPONSE_STARTED = TooLate(
-    "change of a session",
-    "the response has begun, and the session was stored before its first byte",
-    "Change it earlier; or, in a stream, call `await session.reload()`, change it, and `await session.commit()`",
-)
-_HEADERS_SENT = TooLate(
-    "new session or renewal",
-    "the response has begun, so that no cookie can reach the browser any more",
-    "Do it before the response or the WebSocket's accept",
-)
-
-
-def _refuse_first_look(start: Message) -> None:
-    """What is sent from now on must not depend on the cookie, unless the headers that went out keep users apart."""
-    if not keeps_users_apart(start.get("headers", ())):
-        raise TooLate(
-            "first look at a session",
-            "the response has begun without `Vary: Cookie`, so that a cache on the way may give it to other users",
-            "Look at the session before the response begins, or send `Vary: Cookie` or `Cache-Control: no-store` with it",
-        )
+_RESPONSE_STARTED = response_started("await ")
 
 
 class _Greeting:
@@ -224,28 +192,13 @@ def _comes_of_replacing(error: BaseException) -> bool:
 
 async def _answer(error: CoatcheckError, scope: Scope, send: Send) -> None:
     """The response in place of the application's: why nothing was stored, in words for a user. No cookie is touched."""
-    if isinstance(error, (OutcomeUnknown, ForeignReply)):
-        status, text = 503, "It is not known whether your last change was saved. Please look before you repeat it."
-    elif isinstance(error, StoreError):
-        status, text = 503, "Sessions are not available at the moment. Please try again shortly."
-    else:
-        status, text = (
-            409,
-            "Your session ended or changed in another window, so nothing was saved. Please reload the page.",
-        )
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(text)).encode("ascii")),
-        (b"cache-control", b"no-store"),
-    ]
-    if status == 503:
-        seconds = error.retry_after if isinstance(error, StoreUnavailable) else 1
-        headers.append((b"retry-after", str(seconds).encode("ascii")))
+    answer = answer_to(error)
     prefix = ""
     if scope["type"] == "websocket":
         if "websocket.http.response" not in (scope.get("extensions") or {}):
-            await send({"type": "websocket.close", "code": 1013, "reason": text})  # 1013: try again later
+            await send({"type": "websocket.close", "code": 1013, "reason": answer.text})  # 1013: try again later
             return
         prefix = "websocket."
-    await send({"type": f"{prefix}http.response.start", "status": status, "headers": headers})
-    await send({"type": f"{prefix}http.response.body", "body": text.encode()})
+    headers = as_bytes(answer.headers)
+    await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": f"{prefix}http.response.body", "body": answer.text.encode()})

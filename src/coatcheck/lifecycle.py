@@ -95,15 +95,21 @@ def _touch_is_due(record: Record, settings: Settings) -> bool:
     return record.read_at_ms - record.touched_ms >= settings.touch_ms
 
 
-def plan(session: Session, settings: Settings) -> Plan:
+def plan(session: Session, settings: Settings, *, surely: bool = False) -> Plan:
     """What has to be done so that the store holds what the handler meant.
+
+    Args:
+        session: whose.
+        settings: what governs its life.
+        surely: the store is told even if nothing changed: a new session is created, another one touched, and a refusal of
+            that counts like any other.
 
     Raises:
         UnstorableValue: a value changed in place so that it can no longer be stored. Nothing has been written.
     """
     record = session._record
     if record is None:
-        return _plan_without_record(session, settings) if session.looked_at else NOTHING
+        return _plan_without_record(session, settings, surely) if session.looked_at or surely else NOTHING
     ticket = session.ticket
     assert ticket is not None  # only a ticket leads to a record
     if session.looked_at:
@@ -111,18 +117,18 @@ def plan(session: Session, settings: Settings) -> Plan:
         if delta or session._renew:
             return _plan_update(session, record, ticket, delta, settings)
     renewed, renewal = _periodic_renewal(session, record, ticket, settings)
-    if renewal is not None or _touch_is_due(record, settings):
+    if surely or renewal is not None or _touch_is_due(record, settings):
         touch = Changes(
             proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record), renewal=renewal
         )
-        return Plan(update=touch, essential=False, ticket=renewed, shown=ticket)
+        return Plan(update=touch, essential=surely, ticket=renewed, shown=ticket)
     return NOTHING
 
 
-def _plan_without_record(session: Session, settings: Settings) -> Plan:
+def _plan_without_record(session: Session, settings: Settings, surely: bool) -> Plan:
     """An anonymous request that stores nothing makes no record: no crowd of visitors can fill the store."""
     delta = session.delta()
-    if not delta.sets and session._owner is None:
+    if not delta.sets and session._owner is None and not surely:
         return Plan(delete=session._ended) if session._ended else NOTHING
     ticket = session.ticket = session.ticket or Ticket.new()
     new = NewRecord(

@@ -37,17 +37,27 @@ LEAST_TIME = 0.05
 """Seconds that are left for each step at least: the time that a busy event loop took must not count as the store's."""
 
 
-class AsyncSession(Session):
-    """A `Session` that can go to the store and back in the middle of a request."""
+class ManagedSession(Session):
+    """A request's `Session`, with what a manager notes of it."""
 
-    __slots__ = ("committing", "manager", "set_cookie", "time_left")
+    __slots__ = ("committing", "set_cookie", "settings", "time_left")
 
     def __init__(self, manager: SessionManager, ticket: Ticket | None) -> None:
         super().__init__(manager.codec, ticket)
-        self.manager = manager
+        self.settings = manager.settings
         self.set_cookie: str | None = None  # what the response must carry after a commit, if anything
-        self.committing: asyncio.Future[None] | None = None  # done when the commit that is under way is
+        self.committing: list[asyncio.Future[None]] | None = None  # while a commit is under way, who waits for its end
         self.time_left = manager.settings.store_ms / 1000  # seconds that this request may still spend on its store
+
+
+class AsyncSession(ManagedSession):
+    """A `Session` that can go to the store and back in the middle of a request."""
+
+    __slots__ = ("manager",)
+
+    def __init__(self, manager: SessionManager, ticket: Ticket | None) -> None:
+        super().__init__(manager, ticket)
+        self.manager = manager
 
     async def load(self) -> None:
         """Read the session from the store, unless that has been done. For `load="explicit"`.
@@ -87,6 +97,16 @@ class AsyncSession(Session):
         await self.manager.reload(self)
 
 
+def check_store(store: object, opener: str) -> None:
+    """Refuse what has not even a store's verbs; `opener` is what gives one of the right kind."""
+    for verb in ("create", "read", "update", "delete", "close"):
+        if not callable(getattr(store, verb, None)):
+            raise ConfigurationError(
+                "store", type(store).__qualname__, f"it is neither a URL nor a store: it has no {verb}()",
+                f"Give a URL such as 'redis://localhost:6379', or what {opener} returns",
+            )  # fmt: skip
+
+
 class SessionManager:
     """Finds, loads and commits sessions for asynchronous applications. One per application.
 
@@ -116,13 +136,7 @@ class SessionManager:
 
     def _check_parts(self) -> None:
         """A wrong part is refused at start, not at the first request."""
-        for verb in ("create", "read", "update", "delete", "close"):
-            method = getattr(self.store, verb, None)
-            if not callable(method):
-                raise ConfigurationError(
-                    "store", type(self.store).__qualname__, f"it is neither a URL nor a store: it has no {verb}()",
-                    "Give a URL such as 'redis://localhost:6379', or what open_store() returns",
-                )  # fmt: skip
+        check_store(self.store, "open_store()")
         if isinstance(self.store, MemoryStore):
             raise ConfigurationError(
                 "store", type(self.store).__qualname__, "a synchronous store in an asynchronous application",
@@ -141,12 +155,16 @@ class SessionManager:
 
     def session_for(self, headers: Iterable[tuple[bytes, bytes]]) -> AsyncSession:
         """The session of a request with these headers, not yet loaded if the request shows a ticket."""
+        return AsyncSession(self, self.ticket_of(headers))
+
+    def ticket_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Ticket | None:
+        """The ticket that a request with these headers shows, if it is one."""
         ticket, refusal = ticket_of(headers, self.cookie)
         if refusal:
             self._tell("ticket_refused", None, refusal)
-        return AsyncSession(self, ticket)
+        return ticket
 
-    async def load(self, session: AsyncSession) -> None:
+    async def load(self, session: ManagedSession) -> None:
         """See `AsyncSession.load`."""
         ticket = session.ticket
         if ticket is None or session.loaded:
@@ -168,22 +186,24 @@ class SessionManager:
         if refusal:
             self._tell("ticket_refused", ticket.session_id, refusal)
 
-    def is_settled(self, session: AsyncSession) -> bool:
+    def is_settled(self, session: ManagedSession) -> bool:
         """Whether a commit would find nothing to do: the store has all that the session holds, and no touch is due."""
-        return session.committing is None and is_settled(session, self.settings)
+        return session.committing is None and is_settled(session, session.settings)
 
-    async def commit(self, session: AsyncSession) -> None:
-        """See `AsyncSession.commit`."""
+    async def commit(self, session: ManagedSession, *, surely: bool = False) -> None:
+        """See `AsyncSession.commit`; and `lifecycle.plan` for `surely`."""
         while session.committing is not None:  # another task of this request is at it
-            await asyncio.wait([session.committing])
-        todo = plan(session, self.settings)
+            over = asyncio.get_running_loop().create_future()
+            session.committing.append(over)
+            await over
+        todo = plan(session, session.settings, surely=surely)
         if session.unreadable_fields:
             self._tell_of_unreadable_fields(session)
         if todo is NOTHING:
             return
         begin(session, todo)
         session_id = session.session_id
-        done = session.committing = asyncio.get_running_loop().create_future()
+        waiting = session.committing = []
         began = monotonic()
         try:
             if todo.update is not None and session_id is not None and todo.delete is None:
@@ -216,8 +236,10 @@ class SessionManager:
         finally:
             session.committing = None
             session.time_left = max(LEAST_TIME, session.time_left - (monotonic() - began))
-            done.set_result(None)
-        action = settle(session, todo, applied, self.settings)
+            for over in waiting:
+                if not over.done():
+                    over.set_result(None)
+        action = settle(session, todo, applied, session.settings)
         if action == "write" and todo.ticket is not None:
             session.set_cookie = self.cookie.write(todo.ticket.cookie_value)
         elif action == "erase":
@@ -229,7 +251,7 @@ class SessionManager:
         if todo.delete is not None:
             self._tell("destroyed", todo.delete)
 
-    async def reload(self, session: AsyncSession) -> None:
+    async def reload(self, session: ManagedSession) -> None:
         """See `AsyncSession.reload`."""
         session_id, ticket = session.session_id, session.ticket
         if not session.loaded:

@@ -63,6 +63,14 @@ def test_threads(valkey: Valkey, tmp_path: Path) -> None:
     assert len(written["targets"]) == 2
 
 
+def test_frameworks(valkey: Valkey, tmp_path: Path) -> None:
+    few = ["--rounds", "2", "--requests", "20", "--sessions", "8"]
+    written, said = run("frameworks", tmp_path, *few, "--redis-url", valkey.url)
+    assert written["variants"]["coatcheck on Flask"]["cost_us"]["median"] > 0
+    assert len(written["targets"]) == 2
+    assert "coatcheck on Django: cost as a share of Django's cache sessions" in said
+
+
 def test_layout(tmp_path: Path) -> None:
     written, _ = run("layout", tmp_path, "--sessions", "4", "--operations", "2")
     sent = {size: layouts["coatcheck"]["write_sent"] for size, layouts in written["fields"].items()}

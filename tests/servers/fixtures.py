@@ -87,7 +87,7 @@ def prefix() -> str:
 @pytest.fixture
 def valkey_url(valkey: Valkey, prefix: str) -> str:
     """The shared Valkey, with keys of this test's own."""
-    return f"{valkey.url}?prefix={prefix}"
+    return f"{valkey.url}?prefix={prefix}&timeout=10"
 
 
 @pytest.fixture

@@ -1,18 +1,22 @@
-"""A web server in a process of its own: uvicorn, with an application named by its import path."""
+"""Web servers in processes of their own, with an application named by its import path."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from tests.servers.processes import LOOPBACK, Process, free_port, wait_until
 
 
 class WebServer:
-    """A context manager.
+    """uvicorn. A context manager.
 
     Args:
         application: such as `tests.web.shop:from_environment`, a function that makes it.
@@ -26,7 +30,7 @@ class WebServer:
         self._process: Process | None = None
         self.port = free_port()
 
-    def __enter__(self) -> WebServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -38,14 +42,16 @@ class WebServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def start(self) -> None:
-        program = [sys.executable, "-m", "uvicorn", "--factory", self._application]
-        options = ["--host", LOOPBACK, "--port", str(self.port), "--no-access-log", "--timeout-graceful-shutdown", "2"]
-        self._process = Process(program + options, self._folder / "log", self._environment)
+        self.launch()
         try:
-            wait_until(self._runs, "the start of uvicorn")
+            wait_until(self.runs, "the start of the web server", 30)
         except BaseException:
-            self._process.stop()
+            self.process.stop()
             raise
+
+    def launch(self) -> None:
+        """Start it, without waiting until it runs."""
+        self._process = Process(self._command(), self._folder / "log", self._environment)
 
     def stop(self) -> None:
         self.end()
@@ -78,6 +84,73 @@ class WebServer:
         """What it has printed, tracebacks included."""
         return self.process.log
 
-    def _runs(self) -> bool:
+    def _command(self) -> list[str]:
+        program = [sys.executable, "-m", "uvicorn", "--factory", self._application]
+        return [
+            *program, "--host", LOOPBACK, "--port", str(self.port), "--no-access-log", "--timeout-graceful-shutdown", "2",
+        ]  # fmt: skip
+
+    _ready = "Uvicorn running on"
+    """What it prints when it runs."""
+
+    def runs(self) -> bool:
+        """Whether it serves by now."""
         assert self.process.alive, self.log
-        return "Uvicorn running on" in self.log[self._log_read_from :]
+        return self._ready in self.log[self._log_read_from :]
+
+
+class Gunicorn(WebServer):
+    """gunicorn. A context manager.
+
+    Args:
+        application: such as `tests.web.shops.on_flask:application`, or with brackets, a function that makes it.
+        environment: as for `WebServer`.
+        workers: processes, forked from one that may have the application already (`preload`).
+        worker: their kind: `gthread` or `gevent`.
+        threads: of each process, or how many greenlets.
+        preload: whether the application is made before the processes are forked.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        workers: int = 1,
+        worker: str = "gthread",
+        threads: int = 16,
+        preload: bool = False,
+    ) -> None:
+        super().__init__(application, environment)
+        crowd = ["--threads", str(threads)] if worker == "gthread" else ["--worker-connections", str(threads)]
+        self._options = ["--workers", str(workers), "--worker-class", worker, *crowd, *["--preload"] * preload]
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that serve, by their ids."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def kill(self) -> None:
+        """kill -9, all of it."""
+        workers = self.workers
+        super().kill()
+        _kill(workers)
+
+    def end(self) -> None:
+        """Ask it to end, and see to it that no worker is left over if it does not."""
+        workers = self.workers if self.process.alive else []
+        super().end()
+        _kill(workers)
+
+    def _command(self) -> list[str]:
+        where = ["--bind", f"{LOOPBACK}:{self.port}", "--graceful-timeout", "2", "--no-control-socket"]
+        return [sys.executable, "-m", "gunicorn", self._application, *where, *self._options]
+
+    _ready = "Booting worker with pid"
+
+
+def _kill(workers: list[int]) -> None:
+    for pid in workers:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

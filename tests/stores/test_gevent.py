@@ -24,7 +24,7 @@ from coatcheck.stores.redis import SyncRedisStore
 from coatcheck.stores.redis.transport import whole
 from coatcheck.testing import a_commit, a_record
 
-store = SyncRedisStore.from_url(f"{sys.argv[1]}&max_connections=10&timeout=5")
+store = SyncRedisStore.from_url(f"{sys.argv[1]}&max_connections=10")
 wire = store._transport
 wire.exchange([("PING",)], whole)
 

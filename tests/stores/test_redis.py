@@ -41,7 +41,7 @@ class OnBorrowedClient(RedisStore):
         retry: Any = Retry(NoBackoff(), 0)
         pool = client.BlockingConnectionPool(host="127.0.0.1", port=server.port, retry=retry, **options)
         own = client.Redis.from_pool(pool)
-        store = cls.from_client(own, prefix=prefix)
+        store = cls.from_client(own, prefix=prefix, timeout=10)
         assert isinstance(store, cls)
         store.client = own
         return store
@@ -52,8 +52,8 @@ class OnBorrowedClient(RedisStore):
 
 
 _WAYS: dict[str, Callable[[Valkey, str], RedisStore]] = {
-    "tcp": lambda server, prefix: RedisStore.from_url(f"{server.url}?prefix={prefix}"),
-    "unix socket": lambda server, prefix: RedisStore.from_url(f"{server.socket_url}?prefix={prefix}"),
+    "tcp": lambda server, prefix: RedisStore.from_url(f"{server.url}?prefix={prefix}&timeout=10"),
+    "unix socket": lambda server, prefix: RedisStore.from_url(f"{server.socket_url}?prefix={prefix}&timeout=10"),
     "own client": OnBorrowedClient.lend,
     "own client that decodes, RESP2": lambda server, prefix: OnBorrowedClient.lend(
         server, prefix, decode_responses=True, protocol=2

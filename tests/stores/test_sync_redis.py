@@ -31,7 +31,7 @@ class OnBorrowedClient(SyncRedisStore):
         make: Any = client.BlockingConnectionPool
         pool = make(host="127.0.0.1", port=server.port, retry=Retry(NoBackoff(), 0), timeout=5, **options)
         own = client.Redis.from_pool(pool)
-        store = cls.from_client(own, prefix=prefix)
+        store = cls.from_client(own, prefix=prefix, timeout=10)
         assert isinstance(store, cls)
         store.client = own
         return store
@@ -42,8 +42,10 @@ class OnBorrowedClient(SyncRedisStore):
 
 
 _WAYS: dict[str, Callable[[Valkey, str], SyncStore]] = {
-    "tcp": lambda server, prefix: open_sync_store(f"{server.url}?prefix={prefix}"),
-    "unix socket": lambda server, prefix: open_sync_store(f"{server.socket_url}?prefix={prefix}&max_connections=3"),
+    "tcp": lambda server, prefix: open_sync_store(f"{server.url}?prefix={prefix}&timeout=10"),
+    "unix socket": lambda server, prefix: open_sync_store(
+        f"{server.socket_url}?prefix={prefix}&timeout=10&max_connections=3"
+    ),
     "own client that decodes, RESP2": lambda server, prefix: OnBorrowedClient.lend(
         server, prefix, decode_responses=True, protocol=2
     ),
@@ -95,7 +97,7 @@ class TestTLS(Contract):
         self.tls = tls
 
     def open_store(self) -> SyncStore:
-        ends = f"127.0.0.1:{self.tls.port}/0?prefix={self.prefix}&ssl_ca_certs={self.tls.authority}"
+        ends = f"127.0.0.1:{self.tls.port}/0?prefix={self.prefix}&timeout=10&ssl_ca_certs={self.tls.authority}"
         return open_sync_store(f"rediss://{ends}&max_connections=8")
 
 

@@ -37,7 +37,7 @@ class Contract(SyncStoreContract):
         raise NotImplementedError
 
     def open_store(self) -> SyncStore:
-        return open_sync_store(f"{self.url}?prefix={self.prefix}")
+        return open_sync_store(f"{self.url}?prefix={self.prefix}&timeout=10")
 
 
 class TestSentinel(Contract):

@@ -31,7 +31,7 @@ class Contract(AsyncStoreContract):
         raise NotImplementedError
 
     def open_store(self) -> RedisStore:
-        return RedisStore.from_url(f"{self.url}?prefix={self.prefix}{self.options}")
+        return RedisStore.from_url(f"{self.url}?prefix={self.prefix}&timeout=10{self.options}")
 
     def corruptions(self, store: Any) -> Iterable[Callable[[str], Awaitable[None]]]:
         async def corrupt(session_id: str) -> None:

@@ -108,6 +108,12 @@ class MemoryStore:
             records = [replace(record, read_at_ms=now_ms) for record in found if record is not None]
             return sorted(records, key=lambda record: record.touched_ms, reverse=True)
 
+    def sweep(self) -> int:
+        with self._lock:
+            before = len(self._records)
+            self._sweep(self._clock())
+            return before - len(self._records)
+
     def __len__(self) -> int:
         """How many sessions are held, expired ones that have not been swept included."""
         return len(self._records)
@@ -142,7 +148,7 @@ class MemoryStore:
             del self._owners[record.owner]
 
     def _sweep(self, now_ms: int) -> None:
-        """Remove what has expired, at creation only: each record costs one push and, on average, one pop."""
+        """Remove what has expired. By itself at creation only: each record costs one push and, on average, one pop."""
         while self._expiries and self._expiries[0][0] <= now_ms:
             _, session_id = heapq.heappop(self._expiries)
             record = self._records.get(session_id)
@@ -189,6 +195,9 @@ class AsyncMemoryStore:
 
     async def sessions_of(self, owner: str) -> list[Record]:
         return self._store.sessions_of(owner)
+
+    async def sweep(self) -> int:
+        return self._store.sweep()
 
     def __len__(self) -> int:
         return len(self._store)

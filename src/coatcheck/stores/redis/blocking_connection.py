@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+import hiredis
+
+from coatcheck.errors import ForeignReply
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_socket import BlockingSocket
-from coatcheck.stores.redis.conversation import Conversation, OrderLost, Request, pack
+from coatcheck.stores.redis.conversation import NOTHING, new_reader, pack
 from coatcheck.stores.redis.evicting import Eviction
 from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
 
@@ -30,7 +33,7 @@ class BlockingConnection:
     def __init__(self, address: Address, *, heartbeat: float) -> None:
         self._address = address
         self._heartbeat = heartbeat
-        self._conversation = Conversation()
+        self._reader = new_reader()
         self._socket: BlockingSocket | None = None
         self._let_in = False
         self._settled = False  # whether all that was asked was answered, and nothing else came
@@ -75,27 +78,39 @@ class BlockingConnection:
         """
         assert self._socket is not None, "not open"
         self._settled = False
-        outcome: _Outcome[T] = _Outcome()
-        self._conversation.line.append(Request(outcome, wanted, read, 0.0, deadline))
+        reader = self._reader
+        replies: list[Any] = []
         try:
             self._socket.send(packed, deadline)
-            while not outcome.told:
+            while len(replies) < wanted:
                 data = self._socket.receive(deadline)
                 if not data:
                     raise ExchangeFailed("the server closed the connection", sent=True)
-                self._conversation.hear(data)
+                reader.feed(data)
+                while len(replies) < wanted and (reply := reader.gets()) is not NOTHING:
+                    if type(reply) is not hiredis.PushNotification:
+                        replies.append(reply)
         except TimeoutError:
             raise ExchangeFailed("no answer in time", sent=True, slow=True) from None
         except OSError as error:
             raise ExchangeFailed(f"the connection broke ({error})", sent=True) from error
-        except (OrderLost, TypeError, ValueError) as error:  # the latter two of hiredis
-            if not outcome.told:
-                raise ExchangeFailed(str(error), sent=True) from error
-        else:
-            self.used_at = monotonic()
-            self.served = True
-            self._settled = self._conversation.at_rest
-        return outcome.take()
+        except (hiredis.ProtocolError, TypeError, ValueError) as error:
+            raise ExchangeFailed(f"what came is no reply ({error})", sent=True) from None
+        try:
+            answer = read(replies)
+        except ForeignReply:
+            raise  # what else may come on this connection belongs to others too
+        except Exception:
+            self._answered()
+            raise
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        """All that was asked was answered; whatever is left over, nobody asked for."""
+        self.used_at = monotonic()
+        self.served = True
+        self._settled = not self._reader.has_data()
 
     @property
     def at_rest(self) -> bool:
@@ -120,34 +135,3 @@ class BlockingConnection:
         self._settled = False
         if self._socket is not None:
             self._socket.close()
-
-
-class _Outcome(Generic[T]):
-    """What the replies meant; see `coatcheck.stores.redis.conversation.Waiter`."""
-
-    __slots__ = ("_answer", "_error", "told")
-
-    def __init__(self) -> None:
-        self.told = False
-        self._answer: T
-        self._error: Exception | None = None
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, answer: Any, /) -> None:
-        self._answer = answer
-        self.told = True
-
-    def set_exception(self, error: Exception, /) -> None:
-        self._error = error
-        self.told = True
-
-    def take(self) -> T:
-        error, self._error = (
-            self._error,
-            None,
-        )  # not kept, or the exception would hold on to itself through its traceback
-        if error is not None:
-            raise error
-        return self._answer

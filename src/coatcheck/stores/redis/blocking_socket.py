@@ -38,6 +38,7 @@ class BlockingSocket:
     def __init__(self, address: Address, deadline: float, *, keepalive: float) -> None:
         self._socket = _connected(address, deadline, keepalive)
         self._poll = select.poll()
+        self._awaited = 0  # the event that it looks for
         self._tls = address.tls is not None
         try:
             self._socket.setblocking(False)
@@ -57,7 +58,13 @@ class BlockingSocket:
             TimeoutError: not in time; a part of it may have gone out.
             OSError: the connection is broken.
         """
-        rest = memoryview(data)
+        try:
+            sent = self._socket.send(data)
+            if sent == len(data):
+                return  # almost always
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            sent = 0
+        rest = memoryview(data)[sent:]
         while rest:
             rest = rest[self._patiently(partial(self._socket.send, rest), select.POLLOUT, deadline) :]
 
@@ -72,11 +79,17 @@ class BlockingSocket:
         """
         if not self._tls:  # under TLS something may lie ready that `poll` does not know of
             self._wait(select.POLLIN, deadline)
+            try:
+                return self._socket.recv(_PIECE)
+            except BlockingIOError:  # it has been looked at in vain
+                pass
         return self._patiently(partial(self._socket.recv, _PIECE), select.POLLIN, deadline)
 
     @property
     def quiet(self) -> bool:
         """Whether it is open, as far as the system knows, and there is nothing to receive."""
+        if self._awaited == select.POLLIN and not self._tls:
+            return not self._poll.poll(0)
         try:
             self._socket.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -103,8 +116,11 @@ class BlockingSocket:
                 self._wait(select.POLLOUT, deadline)
 
     def _wait(self, event: int, deadline: float) -> None:
-        self._poll.register(self._socket, event)  # or, if it is registered, change the event
-        if not self._poll.poll(max(0, math.ceil((deadline - monotonic()) * 1000))):
+        if event != self._awaited:
+            self._poll.register(self._socket, event)  # or, if it is registered, change the event
+            self._awaited = event
+        left = deadline - monotonic()
+        if not self._poll.poll(left * 1000 if left > 0 else 0):  # which rounds up
             raise TimeoutError
 
 

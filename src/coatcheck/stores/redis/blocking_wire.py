@@ -111,6 +111,7 @@ class BlockingWire:
                 return
             if self._down:
                 raise ExchangeFailed("it is down, and is being tried again", sent=False)
+            loan.turn = threading.Lock()
             loan.turn.acquire()
             self._turns[loan] = None
         if not loan.turn.acquire(timeout=max(0.0, deadline - monotonic())):
@@ -122,16 +123,18 @@ class BlockingWire:
     def _give_back(self, loan: _Loan) -> None:
         """Make room for the next, whatever this one has got: a connection, a place, or no more than a turn."""
         connection = loan.connection
-        if connection is not None and not connection.at_rest:
+        at_rest = connection is not None and connection.at_rest
+        if connection is not None and not at_rest:
             connection.close()
         with self._lock:
             loan.connection = None  # before somebody else can have it
-            if connection is not None and connection.at_rest and not self._closed:
+            if connection is not None and at_rest and not self._closed:
                 self._idle[connection] = None
                 connection = None
             self._loans.discard(loan)
-            self._turns.pop(loan, None)
-            self._admit()
+            if self._turns:
+                self._turns.pop(loan, None)
+                self._admit()
             loan.over = True
         if connection is not None:
             connection.close()
@@ -243,7 +246,7 @@ class _Loan:
     """One request's claim to a connection.
 
     Attributes:
-        turn: locked while it waits.
+        turn: locked while it waits; `None` if it never had to.
         connection: the one that it has.
         problem: why it need not wait any more.
         outages: how often the server had been down when it came.
@@ -253,14 +256,14 @@ class _Loan:
     __slots__ = ("connection", "outages", "over", "problem", "turn")
 
     def __init__(self) -> None:
-        self.turn = threading.Lock()
+        self.turn: threading.Lock | None = None
         self.connection: BlockingConnection | None = None
         self.problem = ""
         self.outages = 0
         self.over = False
 
     def wake(self) -> None:
-        if self.turn.locked():
+        if self.turn is not None and self.turn.locked():
             self.turn.release()
 
 

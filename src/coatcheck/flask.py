@@ -1,0 +1,222 @@
+"""Sessions for Flask, at `flask.session`: Flask's own interface and settings, with a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from flask import Flask, Request, Response, current_app, g, got_request_exception
+from flask.cli import AppGroup
+from flask.sessions import SessionInterface, SessionMixin
+from flask.typing import ResponseReturnValue
+
+from coatcheck.codec import Codec
+from coatcheck.errors import CoatcheckError
+from coatcheck.events import Observer
+from coatcheck.flask_common import (
+    FOREVER,
+    FlaskAttributes,
+    cookie_is_due,
+    finish,
+    present_settings,
+    replace,
+    settings_of,
+    store_of,
+    vary_by_cookie,
+)
+from coatcheck.observers.logs import log
+from coatcheck.responses import HEADERS_SENT, REFUSALS, answer_to, response_started
+from coatcheck.settings import Settings
+from coatcheck.stores.interface import SyncStore
+from coatcheck.stores.opening import open_sync_store
+from coatcheck.sync_manager import SyncSession, SyncSessionManager
+
+__all__ = ["FlaskSession", "FlaskSessionInterface", "Sessions"]
+
+_RESPONSE_STARTED = response_started("")
+
+
+class FlaskSession(SyncSession, FlaskAttributes):
+    """`flask.session`: a `coatcheck.SyncSession` that has `permanent`, `new`, `modified` and `accessed` too."""
+
+
+class FlaskSessionInterface(SessionInterface):
+    """Gives Flask its sessions from a store. Its methods `get_cookie_…` may be overridden as those of Flask's own.
+
+    Args:
+        app: the application, whose settings are checked.
+        store: where sessions live.
+        settings: for what Flask has no settings of its own.
+        codec, observers: see `Sessions`.
+    """
+
+    def __init__(
+        self, app: Flask, store: SyncStore, settings: Settings, codec: Codec | None, observers: tuple[Observer, ...]
+    ) -> None:
+        self.store = store
+        self._base = settings
+        self._codec = codec
+        self._observers = observers
+        self._configure(app)
+
+    def _configure(self, app: Flask) -> None:
+        self._present = present_settings(self, app)
+        settings = settings_of(self, app, self._base)
+        self._manager = SyncSessionManager(self.store, settings, codec=self._codec, observers=self._observers)
+
+    def manager_of(self, app: Flask) -> SyncSessionManager:
+        """What runs the sessions, by the application's present settings."""
+        if self._present != present_settings(self, app):
+            self._configure(app)
+        return self._manager
+
+    def open_session(self, app: Flask, request: Request) -> FlaskSession:
+        """See `flask.sessions.SessionInterface`. The store is asked when the session is first looked at."""
+        manager = self.manager_of(app)
+        return FlaskSession(manager, manager.ticket_of(request.environ.get("HTTP_COOKIE", "")))
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """See `flask.sessions.SessionInterface`. If the session cannot be stored, the response becomes 409 or 503."""
+        assert isinstance(session, FlaskSession)
+        again = False
+        if not g.pop(_FAILED, False):
+            again = cookie_is_due(self, app, session)
+            try:
+                surely = session.prepare()
+                if surely or not session.manager.is_settled(session):
+                    session.manager.commit(session, surely=surely)
+            except REFUSALS as error:
+                close = getattr(response.response, "close", None)
+                if close is not None:
+                    close()
+                response.direct_passthrough = False
+                replace(response, answer_to(error))
+                return
+            session.stored()
+        session.close(_RESPONSE_STARTED, HEADERS_SENT)
+        finish(self, app, session, response, again=again)
+        if response.is_streamed and not response.direct_passthrough:
+            vary_by_cookie(response)  # what makes it may look at the session when it has begun
+
+
+class Sessions:
+    """An extension that keeps Flask's sessions in a store.
+
+        sessions = Sessions(app, store="redis://localhost:6379")
+
+    Flask's settings mean what they mean for its own sessions: all that begin with `SESSION_`, and
+    `PERMANENT_SESSION_LIFETIME`, after which a session that is not used ends.
+
+    Args:
+        app: the application; or call `init_app` later, for one or more.
+        store: a URL such as `redis://localhost:6379`, or a store from `open_sync_store`; by default the application's setting
+            `COATCHECK_STORE`.
+        settings: for what Flask has no settings of its own: `absolute_timeout` (default never, as in Flask), `touch_every`,
+            `renew_every`, `renew_grace`, `store_timeout`. `idle_timeout` and `cookie` come from Flask.
+        codec: how values are encoded; JSON by default.
+        observers: called with each `coatcheck.events.Event`; by default each is logged.
+
+    Raises:
+        ConfigurationError: a setting that cannot work, or no store.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        store: str | SyncStore | None = None,
+        settings: Settings = FOREVER,
+        codec: Codec | None = None,
+        observers: Iterable[Observer] = (log,),
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._codec = codec
+        self._observers = tuple(observers)
+        self._opened: list[SyncStore] = []
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Give this application its sessions from the store."""
+        store = store_of(app, self._store)
+        if isinstance(store, str):
+            store = open_sync_store(store)
+            self._opened.append(store)
+        app.session_interface = FlaskSessionInterface(app, store, self._settings, self._codec, self._observers)
+        app.extensions["coatcheck"] = self
+        spec = app.error_handler_spec[None][None]
+        for refusal in REFUSALS:
+            if refusal not in spec:  # else the application has a page of its own for it
+                app.register_error_handler(refusal, _answer)
+        got_request_exception.connect(_note_failure, app)
+        app.cli.add_command(_commands)
+
+    def close(self) -> None:
+        """Close the stores that were given as URLs."""
+        for store in self._opened:
+            store.close()
+
+
+_FAILED = "_coatcheck_failed"
+
+
+def _note_failure(app: Flask, **_: Any) -> None:
+    """An exception that nobody handled: what the request changed before it is not stored."""
+    setattr(g, _FAILED, True)
+
+
+def _answer(error: CoatcheckError) -> ResponseReturnValue:
+    answer = answer_to(error)
+    return answer.text, answer.status, answer.headers
+
+
+# --- flask coatcheck … ----------------------------------------------------------------------------------------------------
+
+_commands = AppGroup("coatcheck", help="Sessions in the store.")
+
+
+def _manager() -> SyncSessionManager:
+    interface = current_app.session_interface
+    assert isinstance(interface, FlaskSessionInterface)
+    return interface.manager_of(current_app)
+
+
+@_commands.command("settings")
+def _show_settings() -> None:
+    """Show the settings in force, and the store."""
+    manager = _manager()
+    settings = manager.settings
+    cookie = settings.cookie
+    interface = current_app.session_interface
+    click.echo(f"store             {manager.store!r}")
+    click.echo(f"idle timeout      {settings.idle_ms / 1000:g} s")
+    absolute = "never" if settings.absolute_ms is None else f"{settings.absolute_ms / 1000:g} s"
+    click.echo(f"absolute timeout  {absolute}")
+    click.echo(f"cookie            {cookie.name}, path {cookie.path}, domain {cookie.domain or 'this host alone'}")
+    flags = {
+        "Secure": interface.get_cookie_secure(current_app),
+        "HttpOnly": interface.get_cookie_httponly(current_app),
+        f"SameSite={interface.get_cookie_samesite(current_app)}": interface.get_cookie_samesite(current_app),
+        "Partitioned": interface.get_cookie_partitioned(current_app),
+    }
+    click.echo(f"                  {', '.join(flag for flag, there in flags.items() if there) or 'no flags'}")
+
+
+@_commands.command("list")
+@click.argument("owner")
+def _list_sessions(owner: str) -> None:
+    """List the live sessions of OWNER, as given to session.renew(owner=…)."""
+    for record in _manager().sessions_of(owner):
+        used, ends = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (record.touched_ms, record.expires_ms))
+        click.echo(f"{record.session_id}  last used {used:%Y-%m-%d %H:%M} UTC, ends {ends:%Y-%m-%d %H:%M} UTC")
+
+
+@_commands.command("end")
+@click.argument("owner")
+@click.option("--but", metavar="ID", help="A session id to spare.")
+def _end_sessions(owner: str, but: str | None) -> None:
+    """End all sessions of OWNER, on every server."""
+    click.echo(f"ended {_manager().end_sessions_of(owner, but=but)}")

@@ -1,0 +1,180 @@
+"""Sessions for Quart, at `quart.session`: Quart's own interface and settings, with a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from quart import Quart, Response, g, got_request_exception
+from quart.sessions import SessionInterface, SessionMixin
+from quart.typing import ResponseReturnValue
+from quart.wrappers import BaseRequestWebsocket
+from werkzeug.datastructures import Headers
+
+from coatcheck.codec import Codec
+from coatcheck.errors import CoatcheckError, SessionGone
+from coatcheck.events import Observer
+from coatcheck.flask_common import (
+    FOREVER,
+    FlaskAttributes,
+    cookie_is_due,
+    finish,
+    present_settings,
+    replace,
+    settings_of,
+    store_of,
+    vary_by_cookie,
+)
+from coatcheck.manager import AsyncSession, SessionManager
+from coatcheck.observers.logs import log
+from coatcheck.responses import HEADERS_SENT, REFUSALS, answer_to, response_started
+from coatcheck.settings import Settings
+from coatcheck.stores.interface import AsyncStore
+from coatcheck.stores.opening import open_store
+
+__all__ = ["QuartSession", "QuartSessionInterface", "Sessions"]
+
+_RESPONSE_STARTED = response_started("await ")
+
+
+class QuartSession(AsyncSession, FlaskAttributes):
+    """`quart.session`: a `coatcheck.AsyncSession` that has `permanent`, `new`, `modified` and `accessed` too."""
+
+    unread: CoatcheckError | None = None
+    """Why it could not be read. Whoever does not look at it is served all the same."""
+
+    def _look(self) -> dict[str, str]:
+        if self.unread is not None and not self.loaded:
+            self.looked_at = True
+            raise self.unread
+        return super()._look()
+
+
+class QuartSessionInterface(SessionInterface):
+    """Gives Quart its sessions from a store. Its methods `get_cookie_…` may be overridden as those of Quart's own.
+
+    Args:
+        app: the application, whose settings are checked.
+        store: where sessions live.
+        settings: for what Quart has no settings of its own.
+        codec, observers: see `Sessions`.
+    """
+
+    def __init__(
+        self, app: Quart, store: AsyncStore, settings: Settings, codec: Codec | None, observers: tuple[Observer, ...]
+    ) -> None:
+        self.store = store
+        self._base = settings
+        self._codec = codec
+        self._observers = observers
+        self._configure(app)
+
+    def _configure(self, app: Quart) -> None:
+        self._present = present_settings(self, app)
+        settings = settings_of(self, app, self._base)
+        self._manager = SessionManager(self.store, settings, codec=self._codec, observers=self._observers)
+
+    def manager_of(self, app: Quart) -> SessionManager:
+        """What runs the sessions, by the application's present settings."""
+        if self._present != present_settings(self, app):
+            self._configure(app)
+        return self._manager
+
+    async def open_session(self, app: Quart, request: BaseRequestWebsocket) -> QuartSession:
+        """See `quart.sessions.SessionInterface`. A request that shows a ticket has its session read at once."""
+        manager = self.manager_of(app)
+        session = QuartSession(manager, manager.ticket_of(request.scope["headers"]))
+        try:
+            await session.load()
+        except REFUSALS as error:
+            session.unread = error
+        return session
+
+    async def save_session(self, app: Quart, session: SessionMixin, response: Any) -> None:
+        """See `quart.sessions.SessionInterface`. If the session cannot be stored, the response becomes 409 or 503."""
+        assert isinstance(session, QuartSession)
+        again = False
+        if not (response is not None and g.pop(_FAILED, False)):
+            again = response is not None and cookie_is_due(self, app, session)
+            try:
+                surely = session.prepare()
+                if surely or not session.manager.is_settled(session):
+                    await session.manager.commit(session, surely=surely)
+            except REFUSALS as error:
+                if response is None:  # a WebSocket that has ended
+                    if not isinstance(error, SessionGone):
+                        raise
+                    return
+                replace(response, answer_to(error))
+                return
+            session.stored()
+        if response is None:
+            return
+        session.close(_RESPONSE_STARTED, HEADERS_SENT)
+        finish(self, app, session, response, again=again)
+        if isinstance(response.response, Response.iterable_body_class):
+            vary_by_cookie(response)  # what makes it may look at the session when it has begun
+
+
+class Sessions:
+    """An extension that keeps Quart's sessions in a store.
+
+        sessions = Sessions(app, store="redis://localhost:6379")
+
+    Quart's settings mean what they mean for its own sessions: all that begin with `SESSION_`, and
+    `PERMANENT_SESSION_LIFETIME`, after which a session that is not used ends.
+
+    Args:
+        app: the application; or call `init_app` later.
+        store: a URL such as `redis://localhost:6379`, closed when the application has been served, or a store; by default
+            the application's setting `COATCHECK_STORE`.
+        settings: for what Quart has no settings of its own; see `coatcheck.flask.Sessions`.
+        codec: how values are encoded; JSON by default.
+        observers: called with each `coatcheck.events.Event`; by default each is logged.
+
+    Raises:
+        ConfigurationError: a setting that cannot work, or no store.
+    """
+
+    def __init__(
+        self,
+        app: Quart | None = None,
+        *,
+        store: str | AsyncStore | None = None,
+        settings: Settings = FOREVER,
+        codec: Codec | None = None,
+        observers: Iterable[Observer] = (log,),
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._codec = codec
+        self._observers = tuple(observers)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Quart) -> None:
+        """Give this application its sessions from the store."""
+        store = store_of(app, self._store)
+        if isinstance(store, str):
+            store = open_store(store)
+            app.after_serving(store.close)
+        app.session_interface = QuartSessionInterface(app, store, self._settings, self._codec, self._observers)  # type: ignore[assignment]
+        app.extensions["coatcheck"] = self
+        spec = app.error_handler_spec[None][None]
+        for refusal in REFUSALS:
+            if refusal not in spec:  # else the application has a page of its own for it
+                app.register_error_handler(refusal, _answer)
+        got_request_exception.connect(_note_failure, app)
+
+
+_FAILED = "_coatcheck_failed"
+
+
+async def _note_failure(app: Quart, **_: Any) -> None:
+    """An exception that nobody handled: what the request changed before it is not stored."""
+    setattr(g, _FAILED, True)
+
+
+async def _answer(error: CoatcheckError) -> ResponseReturnValue:
+    answer = answer_to(error)
+    return answer.text, answer.status, Headers(answer.headers)
