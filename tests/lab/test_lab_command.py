@@ -105,7 +105,7 @@ def test_a_redis_that_runs_already_can_be_used(tmp_path: Path) -> None:
     [
         (["--only", "galaxy"], "--only galaxy: no such architecture. Choose from local, sticky, redis."),
         (["--servers", "1"], "--servers 1: out of range (one is killed, and another has to go on). Use 2 to 16."),
-        (["--shoppers", "1000"], "Use --seconds 85, or --rate 1215, or --shoppers 164."),
+        (["--shoppers", "1000"], "Use --seconds 85, or --rate 2429, or --shoppers 82."),
         (["--redis-url", "http://127.0.0.1/"], "--redis-url http://127.0.0.1/: not the URL of a Redis."),
         (["--haproxy", "/nowhere/haproxy"], "--haproxy /nowhere/haproxy: not a program that can be run."),
         (["--servers", "many"], "many"),

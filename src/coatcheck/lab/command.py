@@ -26,8 +26,8 @@ app = App(
     help="""Build each way of keeping sessions on this machine, measure it, break it.
 
 For each architecture the lab starts real servers (HAProxy, web servers in
-processes of their own, Valkey where it is needed), sends shoppers who check
-their carts, kills one web server midway, and shows what was lost:
+processes of their own, Valkey where it is needed), sends people through them,
+kills and restarts parts, and judges six claims with figures:
 
   local   each web server keeps its own sessions, the balancer takes turns
   sticky  the same, but a cookie brings each shopper back to the same server
@@ -35,20 +35,22 @@ their carts, kills one web server midway, and shows what was lost:
 
 Try:
 
-  coatcheck lab                             all of them, about two minutes
-  coatcheck lab --quick                     all of them, in half a minute
-  coatcheck lab --only sticky --servers 5   what a kill costs with five servers
+  coatcheck lab                             everything, in under six minutes
+  coatcheck lab --quick                     what the claims need, in a minute
+  coatcheck lab --carts-only --servers 5    what a kill costs with five servers
+  coatcheck lab --scenario flash-sale       other people; or a file of your own
   coatcheck lab --json > results.json       for programs
-  coatcheck lab report                      the last run's table, from its history
+  coatcheck lab report                      the last run's reports anew
+  coatcheck lab watch                       break real servers on a live page
 
-Everything is kept under runs/TIME, and runs/latest points to the last run that
-came to its end. All servers listen on free ports of 127.0.0.1 only, and are
-stopped at the end, on Ctrl-C too.
+Everything is kept under runs/TIME, with report.html to look at; runs/latest
+points to the last run that came to its end. All servers listen on free ports of
+127.0.0.1 only, and are stopped at the end, on Ctrl-C too.
 
 The exit code says how it went:
 
-    0  every claim was put to the test and held
-    1  a claim did not hold, or the run was too small to decide
+    0  carts were as each architecture promises, and no claim was refuted
+    1  a claim did not hold, or the run was too small to decide about carts
     2  an option cannot work, a part is missing, or there is no such run
     3  the run failed; the message says where the logs are
   130  stopped with Ctrl-C (143: with SIGTERM); nothing is left behind

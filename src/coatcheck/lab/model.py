@@ -161,7 +161,7 @@ def _constants(found: Evidence, name: str, results: Results) -> Constants | None
     if not (memory and network and web):
         return None
     shared, copies = bool(architecture.needs), name == "all-to-all"
-    scenario = results.settings.described
+    scenario = results.scenario
     per_copy = statistics.median(memory) / (servers if copies else 1)
     bytes_each = statistics.median(network)
     if copies:
@@ -180,7 +180,7 @@ def _constants(found: Evidence, name: str, results: Results) -> Constants | None
 
 def _checks(found: Evidence, name: str, constants: Constants, results: Results) -> Iterator[Check]:
     """Other numbers of servers, and other sizes of sessions."""
-    scenario = results.settings.described
+    scenario = results.scenario
 
     def asked(servers: int, size: float, write_share: float) -> Question:
         return Question(users=1, requests=1, session=size, servers=servers, write_share=write_share, shard_memory=1e9)

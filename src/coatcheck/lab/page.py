@@ -46,7 +46,7 @@ def html(results: Results, folder: Path) -> str:
 def _body(results: Results, folder: Path) -> Iterator[str]:
     found = summary.evidence(results)
     machine, settings = results.machine, results.settings
-    described = settings.described
+    described = results.scenario
     yield (
         '<header class="top"><h1>Where should web sessions live?</h1>'
         f"<p>{len(results.architectures)} ways of keeping sessions, built from real servers on one machine, visited, broken "

@@ -17,6 +17,8 @@ from coatcheck.lab.claims import Claim, Measured
 from coatcheck.lab.errors import HistoryFault, LabError, NoRun, UsageError
 from coatcheck.lab.experiments import EXPERIMENTS
 from coatcheck.lab.measures import figures
+from coatcheck.lab.scale import Scale
+from coatcheck.lab.scenario import Scenario
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.valkey import without_password
 
@@ -77,6 +79,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
         started: when, in UTC (ISO 8601).
         folder: the run's folder, as it was named when it was written.
         settings: what was asked for. Passwords are blotted out.
+        scenario: what people did, as its file said then.
+        scale: how much was measured.
         machine: where and with what.
         architectures: the experiment with the carts: one outcome for each architecture, in the order run.
         experiments: the figures of all others.
@@ -89,6 +93,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     folder: str
     settings: Settings
+    scenario: Scenario
+    scale: Scale
     machine: Machine
     architectures: list[Outcome]
     experiments: list[Measured]
@@ -163,9 +169,20 @@ def _natural(case: str) -> tuple[int, str]:
 
 
 def collect(
-    folder: Path, settings: Settings, machine: Machine, started: str, outcomes: list[Outcome], *, complete: bool
+    folder: Path,
+    settings: Settings,
+    machine: Machine,
+    started: str,
+    outcomes: list[Outcome],
+    *,
+    complete: bool,
+    scenario: Scenario | None = None,
+    scale: Scale | None = None,
 ) -> Results:
-    """Put a run's results together; the figures of all experiments but that with the carts are made here."""
+    """Put a run's results together; the figures of all experiments but that with the carts are made here.
+
+    `scenario` and `scale` are those of a run that was kept; a new one has those that its settings name.
+    """
     if settings.redis_url is not None:
         settings = msgspec.structs.replace(settings, redis_url=without_password(settings.redis_url))
     complete = complete and [one.architecture for one in outcomes] == list(settings.only)
@@ -181,6 +198,8 @@ def collect(
         started=started,
         folder=str(folder),
         settings=settings,
+        scenario=settings.described if scenario is None else scenario,
+        scale=settings.scale if scale is None else scale,
         machine=machine,
         architectures=outcomes,
         experiments=experiments,
@@ -224,7 +243,16 @@ def recompute(folder: Path) -> Results:
     if unknown:
         raise LabError(f"{folder / FILE} is about {unknown[0]!r}, which this coatcheck does not know.")
     outcomes = [outcome(ARCHITECTURES[one.architecture], folder) for one in kept.architectures]
-    return collect(folder, kept.settings, kept.machine, kept.started, outcomes, complete=kept.complete)
+    return collect(
+        folder,
+        kept.settings,
+        kept.machine,
+        kept.started,
+        outcomes,
+        complete=kept.complete,
+        scenario=kept.scenario,
+        scale=kept.scale,
+    )
 
 
 def new_folder(runs: Path) -> Path:

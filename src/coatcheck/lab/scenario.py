@@ -30,7 +30,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         think_time: seconds between two requests of one of them.
         session_size: such as `"2kB"`, besides cart and name.
         write_share: the share of requests that change the session, 0 to 1.
-        crowd_share: the share of requests that come from the users whom one web server served at first, when they crowd.
+        crowd_share: the share of requests that come from the users whom one web server served at first, when they crowd;
+            0.5 to 1.
         servers: web servers.
         faults: what is broken: `kill-server`, `rolling-restart`, `kill-store`.
     """
@@ -113,7 +114,7 @@ def _check(scenario: Scenario, name: str) -> None:
     between("users", 10, 1_000_000)
     between("think_time", 0.01, 86_400)
     between("write_share", 0, 1)
-    between("crowd_share", 0, 1)
+    between("crowd_share", 0.5, 1)
     between("servers", 2, 16)
     demand(
         "session_size",

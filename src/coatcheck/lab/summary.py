@@ -148,7 +148,7 @@ def warnings(results: Results) -> list[str]:
 
 def limits(results: Results) -> str:
     """What the machine's size means for the figures."""
-    scale = results.settings.scale
+    scale = results.scale
     rounds = f"{scale.rounds} rounds" if scale.rounds > 1 else "one round, so that no spread can be shown"
     return (
         f"Everything ran on {results.machine.cores} processor cores at once: people, balancer, web servers and store. Times "

@@ -5,8 +5,6 @@ from __future__ import annotations
 from coatcheck.lab.bench import Action
 from coatcheck.lab.experiments.base import Experiment, Trial
 
-_CROWD_SHARE = 0.8  # of all requests
-
 
 def measure(trial: Trial) -> None:
     """A crowd comes; midway a server is added."""
@@ -24,7 +22,7 @@ def measure(trial: Trial) -> None:
         "",
         rate=trial.scale.busy_rate,
         seconds=seconds,
-        crowd_share=max(_CROWD_SHARE, trial.scenario.crowd_share),
+        crowd_share=trial.scenario.crowd_share,
         crowd_server=bench.servers[0],
         actions=(Action(seconds / 2, add),),
     )
@@ -35,9 +33,9 @@ EXPERIMENT = Experiment(
     name="crowding",
     question="A crowd of very active users has met on one server. Can the others take some of the load, or a new one?",
     method=(
-        "Everybody begins a session. Then those whom one web server served at first become very active, and make four "
-        "requests of five. Midway a web server is added. How many times the mean does the busiest server have to do, "
-        "before and after? 1 is even."
+        "Everybody begins a session. Then those whom one web server served at first become very active, and make most of "
+        "the requests: four of five, unless the scenario says otherwise. Midway a web server is added. How many times the "
+        "mean does the busiest server have to do, before and after? 1 is even."
     ),
     measure=measure,
     shown=("load", "load_after", "newcomer", "whole_p99", "errors"),
