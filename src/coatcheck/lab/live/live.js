@@ -215,7 +215,8 @@ function showParts() {
     if (how === "down") label(buttons[0], "revive", name, "Revive", false, idle);
     else label(buttons[0], "kill", name, "Kill", true, idle);
     if (how === "cut") label(buttons[1], "mend", name, "Mend link", false, idle);
-    else label(buttons[1], "cut", name, "Cut link", true, idle && how === "up");
+    else label(buttons[1], "cut", name, "Cut link", true, idle);
+    buttons[1].hidden = how === "down";
   }
   if (state.service) {
     const { item, title, buttons } = row("store");
