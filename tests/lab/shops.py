@@ -13,7 +13,8 @@ from pathlib import Path
 import uvicorn
 
 from coatcheck.lab import samples
-from coatcheck.lab.driver import Driver, Job, head_start
+from coatcheck.lab.driver import Driver
+from coatcheck.lab.messages import LoadJob, head_start
 from coatcheck.lab.processes import bound_socket
 from coatcheck.lab.samples import Began, Entry, Finished, Reading, Sample
 from coatcheck.lab.shop import create_shop
@@ -44,7 +45,7 @@ def shop(store: AsyncStore) -> Iterator[int]:
         listening.close()
 
 
-def drive(job: Job, kind: type[Driver] = Driver) -> list[Entry]:
+def drive(job: LoadJob, kind: type[Driver] = Driver) -> list[Entry]:
     """Do a job in this process, and give what is in its file of samples."""
     began = Began(
         experiment="load", architecture="redis", servers=SERVERS, round=1, rate=job.rate, seconds=job.seconds,

@@ -14,9 +14,10 @@ from coatcheck.lab import samples, verdicts
 from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.claims import Evidence, Measured, judge
 from coatcheck.lab.display import PlainDisplay
-from coatcheck.lab.driver import Driver, Job
+from coatcheck.lab.driver import Driver
 from coatcheck.lab.errors import HistoryFault
 from coatcheck.lab.measures import figures, percentile
+from coatcheck.lab.messages import LoadJob
 from coatcheck.lab.samples import Fault, Logout, Race, Sample
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.stopping import StopRequests
@@ -181,7 +182,9 @@ def test_a_store_that_drops_one_write_in_a_thousand_is_found_out(
     tmp_path: Path, store: type[AsyncMemoryStore], answer: str
 ) -> None:
     with shop(store()) as port:
-        found = figures(drive(Job(port=port, file=str(tmp_path / "races"), users=70, races=70, at_once=15, looks=2)))
+        found = figures(
+            drive(LoadJob(port=port, file=str(tmp_path / "races"), users=70, races=70, at_once=15, looks=2))
+        )
     assert found["updates"] == 1050
     assert (found["lost_updates"] > 0) is (answer == "does not hold")
     measured = Measured(experiment="consistency", architecture="redis", case="", rounds=[found], files=[])
@@ -214,7 +217,7 @@ class Slow(Driver):
 
 def test_a_generator_that_is_too_slow_is_found_out(tmp_path: Path) -> None:
     with shop(AsyncMemoryStore()) as port:
-        job = Job(port=port, file=str(tmp_path / "slow"), users=5, rate=100, seconds=1.5)
+        job = LoadJob(port=port, file=str(tmp_path / "slow"), users=5, rate=100, seconds=1.5)
         found = figures(drive(job, Slow))
     assert "late (p99)" in verdicts.generator_warnings([found])[0]
     assert found["rate"] < 80, "it did not do what was asked of it"
@@ -222,7 +225,7 @@ def test_a_generator_that_is_too_slow_is_found_out(tmp_path: Path) -> None:
 
 def test_the_generator_keeps_its_own_time_in_a_shop_that_answers(tmp_path: Path) -> None:
     with shop(AsyncMemoryStore()) as port:
-        entries = drive(Job(port=port, file=str(tmp_path / "fine"), users=10, rate=50, seconds=1, write_share=0.5))
+        entries = drive(LoadJob(port=port, file=str(tmp_path / "fine"), users=10, rate=50, seconds=1, write_share=0.5))
     visits = [entry for entry in entries if isinstance(entry, Sample)]
     assert len(visits) == 10 + 50
     assert [sample.kind for sample in visits[:10]] == ["begin"] * 10

@@ -18,11 +18,10 @@ from typing import IO
 
 import msgspec
 
-from coatcheck.lab import driver, haproxy, samples
+from coatcheck.lab import haproxy, samples
 from coatcheck.lab.architectures import Architecture, Service, Site
 from coatcheck.lab.errors import LabError, ProcessFailed
-from coatcheck.lab.messages import Job as ShoppersJob
-from coatcheck.lab.messages import Progress, Start, line
+from coatcheck.lab.messages import Job, LoadJob, Progress, Start, head_start, line
 from coatcheck.lab.processes import LOOPBACK, STORE_VARIABLE, Process, Supervisor, bound_socket, free_port
 from coatcheck.lab.samples import Fault, Reading
 from coatcheck.lab.services import SERVICES, Running, given
@@ -153,7 +152,7 @@ class Bench:
 
     # --- people ------------------------------------------------------------------------------------------------------
 
-    def drive(self, job: driver.Job, actions: Sequence[Action] = (), watch: Watcher | None = None) -> None:
+    def drive(self, job: LoadJob, actions: Sequence[Action] = (), watch: Watcher | None = None) -> None:
         """Send people as `job` says, and do each of `actions` when it is time.
 
         The faults noted meanwhile, and the meters before and after, go into the job's file of samples.
@@ -161,9 +160,7 @@ class Bench:
         file = Path(job.file)
         before = self.reading("before")
         self.faults.clear()
-        run_generator(
-            self, "driver", "coatcheck.lab.driver", job, driver.head_start(job.users), job.seconds, actions, watch
-        )
+        run_generator(self, "driver", "coatcheck.lab.driver", job, head_start(job.users), job.seconds, actions, watch)
         after = self.reading("after")
         samples.append(file, [before, *self.faults, after])
 
@@ -172,7 +169,7 @@ def run_generator(
     bench: Bench,
     name: str,
     module: str,
-    job: driver.Job | ShoppersJob,
+    job: LoadJob | Job,
     head_start: float,
     seconds: float,
     actions: Sequence[Action],
@@ -328,7 +325,7 @@ def _children(pid: int) -> list[int]:
     return []
 
 
-def _tell(generator: Process, message: driver.Job | ShoppersJob | Start) -> None:
+def _tell(generator: Process, message: LoadJob | Job | Start) -> None:
     assert generator.popen.stdin is not None
     try:
         generator.popen.stdin.write(line(message))

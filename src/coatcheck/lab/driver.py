@@ -1,6 +1,6 @@
 """The load generator of the experiments, in a process of its own: arrivals that wait for nobody, and races.
 
-Started as `python -m coatcheck.lab.driver`. It is told a `Job` and then when to begin, one JSON object per line, and
+Started as `python -m coatcheck.lab.driver`. It is told a `LoadJob` and then when to begin, one JSON object per line, and
 appends what it met to a file of samples. `coatcheck.lab.shoppers` is its sister for the experiment with the carts.
 """
 
@@ -15,59 +15,21 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from coatcheck.lab.messages import Progress, Start, line
+from coatcheck.lab.messages import SETTLE, WARM_UP_RATE, LoadJob, Progress, Start, line
 from coatcheck.lab.meter import HEADER
 from coatcheck.lab.processes import LOOPBACK
 from coatcheck.lab.samples import Finished, Logout, Race, Sample, append
 from coatcheck.lab.shoppers import PATIENCE, Answer, CookieJar
 
-_WARM_UP_RATE = 150.0  # people per second who begin a session before the measurement
-_SETTLE = 0.2  # seconds between the last of them and the first arrival
 _SLOW = 60  # ms that a request in a race takes at least, so that they meet
 _LOGOUT_AFTER = 20  # ms
 _WRITE_EVERY = 2000  # samples
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the generator is to do.
-
-    Attributes:
-        port: where the shop is, on 127.0.0.1.
-        file: the file of samples to append to.
-        users: how many people, each with a session of their own.
-        size: bytes of a session besides cart and name.
-        seed: decides who comes when.
-        rate: arrivals per second, in even distances; 0 for none.
-        seconds: how long people keep coming.
-        write_share: the share of requests that change the session, 0 to 1.
-        crowd_share: the share of requests that are made by the crowd: those whom `crowd_server` served at first.
-        crowd_server: see `crowd_share`; `""` for no crowd.
-        races: how many people put things into their carts in several requests at once.
-        at_once: how many requests.
-        logouts: how many people log out while another request of theirs is under way.
-        looks: how often a cart is looked at afterwards.
-    """
-
-    port: int
-    file: str
-    users: int
-    size: int = 0
-    seed: int = 1
-    rate: float = 0.0
-    seconds: float = 0.0
-    write_share: float = 0.2
-    crowd_share: float = 0.0
-    crowd_server: str = ""
-    races: int = 0
-    at_once: int = 6
-    logouts: int = 0
-    looks: int = 6
-
-
 class Browser:
     """One person's browser, which may have several requests under way."""
 
-    def __init__(self, user: int, shop: aiohttp.ClientSession, job: Job, start: float) -> None:
+    def __init__(self, user: int, shop: aiohttp.ClientSession, job: LoadJob, start: float) -> None:
         self.user = user
         self.server = ""  # that served the first request
         self._cookies = CookieJar()
@@ -156,7 +118,7 @@ class Browser:
 class Driver:
     """Does one job."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LoadJob) -> None:
         self._job = job
         self._file = Path(job.file)
         self._samples: list[Sample] = []
@@ -172,8 +134,8 @@ class Driver:
             timeout=aiohttp.ClientTimeout(total=PATIENCE),
         ) as shop:
             browsers = [Browser(user, shop, job, start) for user in range(job.users)]
-            first = -job.users / _WARM_UP_RATE - _SETTLE
-            await self._at([(first + user / _WARM_UP_RATE, user) for user in range(job.users)], browsers, start, None)
+            first = -job.users / WARM_UP_RATE - SETTLE
+            await self._at([(first + user / WARM_UP_RATE, user) for user in range(job.users)], browsers, start, None)
             _say(Progress(completed=self._count))
             cpu = time.process_time()
             if job.rate:
@@ -240,11 +202,6 @@ class Driver:
         append(self._file, samples)
 
 
-def head_start(users: int) -> float:
-    """Seconds from the word "go" to the first arrival, in which everybody begins a session."""
-    return users / _WARM_UP_RATE + _SETTLE + 0.2
-
-
 def _say(progress: Progress) -> None:
     sys.stdout.buffer.write(line(progress))
     sys.stdout.buffer.flush()
@@ -252,7 +209,7 @@ def _say(progress: Progress) -> None:
 
 def main() -> None:
     """Do one job."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=LoadJob)
     driver = Driver(job)
     _say(Progress())
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)

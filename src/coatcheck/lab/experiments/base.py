@@ -8,8 +8,7 @@ from pathlib import Path
 
 from coatcheck.lab import samples
 from coatcheck.lab.bench import Action, Bench, Watcher
-from coatcheck.lab.driver import Job
-from coatcheck.lab.messages import Progress
+from coatcheck.lab.messages import LoadJob, Progress
 from coatcheck.lab.samples import Began, Reading
 from coatcheck.lab.scale import Scale
 from coatcheck.lab.scenario import Scenario
@@ -60,11 +59,11 @@ class Trial:
             stored: how many other sessions are there.
             readings: meters that were read before.
             actions: what is done to the architecture meanwhile.
-            users, size, write_share: those of the scenario unless given; the others are those of `Job`.
+            users, size, write_share: those of the scenario unless given; the others are those of `LoadJob`.
         """
         scenario = self.scenario
         file = file_of(self.bench.folder, experiment, self.round, case)
-        job = Job(
+        job = LoadJob(
             port=self.bench.port,
             file=str(file.resolve()),
             users=min(scenario.users, self.scale.users) if users is None else users,
