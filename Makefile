@@ -20,15 +20,18 @@ unexport PYTHONPATH PYTHONHOME
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check bench lock clean env-lab env-dev
+.PHONY: help lab demo test check bench lock clean env-lab env-dev
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Options go into ARGS: make lab ARGS="--quick"    make test ARGS="-k logout"    make bench BENCH=transport'
 
-lab: env-lab  ## compare the ways of keeping sessions, on real servers, in under 4 minutes
+lab: env-lab  ## compare the ways of keeping sessions, on real servers, in under 6 minutes
 	@$(BIN)/coatcheck lab $(ARGS)
+
+demo: env-lab  ## a page on which to break real servers, and see what happens to a cart
+	@$(BIN)/coatcheck lab watch $(ARGS)
 
 test: env-dev  ## run all tests, in about 4 minutes
 	@$(BIN)/python -m pytest $(ARGS)

@@ -17,7 +17,7 @@ from coatcheck.lab.processes import FILE, RUN_VARIABLE, ProcessRecord
 _COMMAND = "import sys; from coatcheck.cli import main; sys.exit(main())"  # what the console script does
 
 # Small, but enough to decide every claim.
-SMALL = ("--shoppers", "40", "--rate", "170", "--seconds", "4")
+SMALL = ("--carts-only", "--shoppers", "40", "--rate", "170", "--seconds", "4")
 
 
 @dataclass

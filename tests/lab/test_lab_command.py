@@ -32,7 +32,7 @@ def test_the_comparison_shows_what_each_architecture_loses(tmp_path: Path, capsy
     assert "web-2 killed" in progress
 
     results = json.loads((lab.run / "results.json").read_bytes())
-    assert results["schema"] == "coatcheck-lab-results/1"
+    assert results["schema"] == "coatcheck-lab-results/2"
     assert results["complete"]
     assert results["held"]
     local, sticky, redis, database = (outcome["figures"] for outcome in results["architectures"])
@@ -73,7 +73,7 @@ def test_the_database_may_be_another_one(tmp_path: Path, store: str) -> None:
     lab = start_lab(tmp_path / "runs", *SMALL, "--only", "database", "--store", store)
     said, progress = lab.end(60)
     assert lab.popen.returncode == 0, said + progress
-    assert bool(lab.started("mariadb")) == (store == "mariadb")
+    assert bool(lab.started("database")) == (store == "mariadb")
     [outcome] = json.loads((lab.run / "results.json").read_bytes())["architectures"]
     assert outcome["figures"]["sessions"]["lost"] == 0
 
@@ -119,7 +119,7 @@ def test_a_redis_that_runs_already_can_be_used(tmp_path: Path) -> None:
     [
         (["--only", "galaxy"], "--only galaxy: no such architecture. Choose from local, sticky, redis, database."),
         (["--servers", "1"], "--servers 1: out of range (one is killed, and another has to go on). Use 2 to 16."),
-        (["--shoppers", "1000"], "Use --seconds 85, or --rate 567, or --shoppers 352."),
+        (["--shoppers", "1000"], "Use --seconds 85, or --rate 2429, or --shoppers 82."),
         (["--redis-url", "http://127.0.0.1/"], "--redis-url http://127.0.0.1/: not the URL of a Redis."),
         (["--haproxy", "/nowhere/haproxy"], "--haproxy /nowhere/haproxy: not a program that can be run."),
         (["--servers", "many"], "many"),

@@ -202,21 +202,24 @@ def connects(port: int) -> bool:
 
 # --- HAProxy and Valkey ---------------------------------------------------------------------------------------------
 
+SERVERS = {"web-1": 8001, "web-2": 8002}
+ADMIN = Path("/tmp/admin")
+
 
 @pytest.mark.parametrize("balancing", ["round-robin", "sticky"])
 def test_haproxy_accepts_the_configuration_without_a_warning(tmp_path: Path, balancing: Balancing) -> None:
     file = tmp_path / "haproxy.cfg"
-    file.write_text(haproxy.configuration(free_port(), {"web-1": 8001, "web-2": 8002}, balancing))
+    file.write_text(haproxy.configuration(free_port(), SERVERS, balancing, ADMIN, frozenset({"web-2"})))
     said = subprocess.run([str(programs.haproxy(None)), "-c", "-f", str(file)], capture_output=True, check=False)
     assert said.returncode == 0
     assert b"WARNING" not in said.stdout + said.stderr
 
 
 def test_only_the_loopback_address_is_in_the_configuration() -> None:
-    text = haproxy.configuration(8000, {"web-1": 8001}, "sticky")
+    text = haproxy.configuration(8000, SERVERS, "sticky", ADMIN)
     assert [line.split()[1] for line in text.splitlines() if line.strip().startswith("bind")] == ["127.0.0.1:8000"]
     assert "cookie SRV insert indirect nocache" in text
-    assert "cookie" not in haproxy.configuration(8000, {"web-1": 8001}, "round-robin").replace("Cookie", "")
+    assert "cookie" not in haproxy.configuration(8000, SERVERS, "round-robin", ADMIN).replace("Cookie", "")
 
 
 def test_a_redis_that_is_not_there_is_refused_before_anything_starts() -> None:

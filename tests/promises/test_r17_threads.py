@@ -38,7 +38,7 @@ async def test_a_primary_that_is_gone_is_replaced_and_nobody_is_logged_out(
         await asyncio.to_thread(sentinels.wait)  # the old one comes back, and becomes a replica
         await everybody.go_on()
     await everybody.check(nothing_lost=True)
-    assert everybody.without_service < 10
+    assert everybody.without_service < 25  # the sentinels, or the nodes, may have to elect more than once
     await store.close()
 
 
@@ -57,5 +57,5 @@ async def test_a_node_that_is_killed_is_replaced_by_its_replica(
         assert cluster.primary_of(key) is not before
         await everybody.go_on()
     await everybody.check(nothing_lost=True)
-    assert everybody.without_service < 10
+    assert everybody.without_service < 25  # the sentinels, or the nodes, may have to elect more than once
     await store.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+SINGLE_VALUE = "single-value+"  # before redis://: the lab's own baseline store
 Service = Literal["valkey", "database"]
 Balancing = Literal["round-robin", "sticky"]
 
@@ -18,11 +19,13 @@ class Site:
         server: the web server that asks, such as `web-1`.
         redis_url: the Redis or Valkey of this run, if the architecture needs one.
         database_url: the database of this run, if it needs that.
+        peer_ports: for stores that talk to one another, a free port for each web server.
     """
 
     server: str
     redis_url: str | None = None
     database_url: str | None = None
+    peer_ports: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,10 @@ def _database(site: Site) -> str:
     return site.database_url
 
 
+def _redis_single_value(site: Site) -> str:
+    return SINGLE_VALUE + _redis(site)
+
+
 _ALL = (
     Architecture(
         name="local",
@@ -133,3 +140,15 @@ _ALL = (
 )
 
 ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _ALL}
+"""Those that are compared with one another, in the order in which they are shown."""
+
+BASELINE = Architecture(
+    name="redis-value",
+    title="one store, one serialised value per session",
+    how="The same Redis or Valkey, but each session is one value, read and written whole, as most libraries do.",
+    balancing="round-robin",
+    needs=frozenset({"valkey"}),
+    store_url=_redis_single_value,
+    promise=Promise(wrong_reads=_none, lost_sessions=_none),
+)
+"""For the experiment that compares the layouts, and no other: coatcheck itself keeps no session like this."""

@@ -97,6 +97,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         operations, reads, fills: how many operations of either kind, errors included.
         before_kill, in_all: reads answered before the kill, and in the whole run.
         sessions: what the kill did to them.
+        reappeared: reads before the kill that were right again after a wrong one, with no fill in between.
         errors, error_kinds: operations that failed, and why.
         latency: from planned arrival to answer.
         latency_before_kill, latency_after_kill: the same, of arrivals planned before and after the kill.
@@ -115,6 +116,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     before_kill: Reads
     in_all: Reads
     sessions: Sessions
+    reappeared: int
     errors: int
     error_kinds: dict[str, int]
     latency: Latency
@@ -164,6 +166,7 @@ def check(entries: Sequence[Entry]) -> Figures:
         before_kill=_reads((op for op in answered if op.completed <= killed.begun), wrong),
         in_all=_reads(answered, wrong),
         sessions=_sessions(started, killed, by_shopper, wrong),
+        reappeared=sum(_reappeared(theirs, wrong, killed.begun) for theirs in by_shopper.values()),
         errors=len(failed),
         error_kinds=dict(Counter(operation.error or "unknown" for operation in failed).most_common()),
         latency=_latency(op.completed - op.scheduled for op in operations),
@@ -365,6 +368,21 @@ def _sessions(
         else:
             fates["undecided"] += 1
     return Sessions(at_risk=fates.total(), lost=fates["lost"], survived=fates["survived"], undecided=fates["undecided"])
+
+
+def _reappeared(operations: Sequence[Operation], wrong: dict[int, Wrongness], until: float) -> int:
+    """How often one shopper's cart was there again after it had been gone."""
+    times, gone = 0, False
+    for operation in operations:
+        if operation.completed > until or operation.outcome != "ok":
+            continue
+        if operation.kind == "fill":
+            gone = False
+        elif operation.id in wrong:
+            gone = True
+        else:
+            times, gone = times + gone, False
+    return times
 
 
 def _lags(by_shopper: dict[int, list[Operation]]) -> Iterable[float]:

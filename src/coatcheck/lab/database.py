@@ -3,80 +3,112 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coatcheck.lab import postgresql
 from coatcheck.lab.errors import LabError
-from coatcheck.lab.processes import LOOPBACK, Supervisor, on_free_port
-from coatcheck.lab.settings import Store
+from coatcheck.lab.processes import LOOPBACK, Process, Supervisor, on_free_port
+from coatcheck.lab.running import Running
 
 _PATIENCE = 30.0  # seconds that a database may take to start
 
 
-def start(
-    supervisor: Supervisor, store: Store, parts: dict[str, Path], folder: Path, temporary: Callable[[Path], Any]
-) -> str:
-    """Start an empty database, wait until it answers, and give the URL of a store in it.
+def start(supervisor: Supervisor, programs: Mapping[str, Path], folder: Path) -> Running:
+    """Start an empty database, wait until it answers, and make its tables.
 
     Args:
         supervisor: whose process it becomes.
-        store: which one.
-        parts: the programs, by name.
+        programs: the run's, by name. Which of the databases' is among them says which is meant; SQLite if there is none.
         folder: of this architecture's run.
-        temporary: is told of a folder that is to be removed when all processes have ended.
     """
     from coatcheck.stores.sql import SyncSQLStore
 
-    if store == "sqlite":
-        url = f"sqlite:///{folder.resolve()}/sessions.db"
-    elif store == "mariadb":
-        url = _mariadb(supervisor, parts["mariadb"], folder)
+    if "postgresql" in programs:
+        found = _postgresql(supervisor, programs["postgresql"])
+    elif "mariadb" in programs:
+        found = _mariadb(supervisor, programs["mariadb"], folder)
     else:
-        place = postgresql.new_folder()
-        temporary(place)
-        url = _postgresql(supervisor, postgresql.initialise(parts["postgresql"], place), place)
+        found = _sqlite(folder)
     # As one does before anybody comes: the first visitors need not wait for it.
-    tables = SyncSQLStore.from_url(url)
+    tables = SyncSQLStore.from_url(found.url)
     tables.create_tables(timeout=_PATIENCE)
     tables.close()
-    return url
+    return found
 
 
-def _postgresql(supervisor: Supervisor, program: Path, place: Path) -> str:
+def _sqlite(folder: Path) -> Running:
+    file = folder.resolve() / "sessions.db"
+
+    def files() -> list[Path]:
+        return list(file.parent.glob(f"{file.name}*"))
+
+    def tidy() -> None:
+        for each in files():
+            each.unlink(missing_ok=True)
+
+    tidy()
+    return Running(
+        url=f"sqlite:///{file}",
+        process=None,
+        kept_bytes=lambda: sum(each.stat().st_size for each in files()),
+        tidy=tidy,
+    )
+
+
+def _postgresql(supervisor: Supervisor, program: Path) -> Running:
     import psycopg
 
-    def folder_of(url: str) -> str | None:
+    place = postgresql.new_folder()
+    program = postgresql.initialise(program, place)
+
+    def url(port: int) -> str:
+        return f"postgresql://{postgresql.USER}@{LOOPBACK}:{port}/postgres"
+
+    def asked(port: int, question: str) -> Any:
         try:
-            with psycopg.connect(url, connect_timeout=2) as connection:
-                row = connection.execute("SHOW data_directory").fetchone()
+            with psycopg.connect(url(port), connect_timeout=2) as connection:
+                row = connection.execute(question).fetchone()
         except psycopg.Error:
             return None
-        return None if row is None else str(row[0])
+        return None if row is None else row[0]
 
-    def on(port: int) -> str:
-        command = postgresql.command(program, place, port)
-        process = supervisor.start("postgresql", command, user=postgresql.unprivileged())
-        url = f"postgresql://{postgresql.USER}@{LOOPBACK}:{port}/postgres"
+    def on(port: int) -> int:
+        process = supervisor.start("database", postgresql.command(program, place, port), user=postgresql.unprivileged())
         try:
             # Its folder proves that it is ours that answers, and not somebody who took the port first.
             supervisor.wait_until(
-                lambda: folder_of(url) == str(place / "data"), seconds=_PATIENCE, what="the start of PostgreSQL"
+                lambda: asked(port, "SHOW data_directory") == str(place / "data"),
+                seconds=_PATIENCE,
+                what="the start of PostgreSQL",
             )
         except BaseException:
             supervisor.forget(process)
             raise
-        return url
+        return port
 
-    return on_free_port(on)
+    def again() -> Process:
+        on(port)
+        return supervisor.named("database")
+
+    port = on_free_port(on)
+    return Running(
+        url=url(port),
+        process=supervisor.named("database"),
+        kept_bytes=lambda: int(asked(port, "SELECT pg_database_size(current_database())") or 0),
+        again=again,
+        tidy=lambda: shutil.rmtree(place, ignore_errors=True),
+    )
 
 
-def _mariadb(supervisor: Supervisor, program: Path, folder: Path) -> str:
+def _mariadb(supervisor: Supervisor, program: Path, folder: Path) -> Running:
     import pymysql
 
     data = folder.resolve() / "mariadb"
+    shutil.rmtree(data, ignore_errors=True)
     user = ["--user=root"] if os.geteuid() == 0 else []
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", *user]
     install.append("--auth-root-authentication-method=normal")
@@ -88,28 +120,46 @@ def _mariadb(supervisor: Supervisor, program: Path, folder: Path) -> str:
         raise LabError(f"mariadb-install-db failed: {done.stderr.decode(errors='replace').strip()}")
     (folder / "begin.sql").write_text("CREATE DATABASE IF NOT EXISTS lab;\n")
 
-    def folder_of(port: int) -> str | None:
+    def asked(port: int, question: str) -> Any:
         try:
             with (
                 pymysql.connect(host=LOOPBACK, port=port, user="root", database="lab", connect_timeout=2) as connection,
                 connection.cursor() as cursor,
             ):
-                cursor.execute("SELECT @@datadir")
+                cursor.execute(question)
                 row: Any = cursor.fetchone()
         except (pymysql.Error, OSError):
             return None
-        return str(row[0]).rstrip("/")
+        return row[0]
 
-    def on(port: int) -> str:
+    def on(port: int) -> int:
         command = [str(program), "--no-defaults", f"--datadir={data}", f"--port={port}", f"--bind-address={LOOPBACK}"]
         # No socket in the folder of the run: its path may be too long for one.
         command += [f"--init-file={folder.resolve() / 'begin.sql'}", "--socket=", "--skip-name-resolve", *user]
-        process = supervisor.start("mariadb", command)
+        process = supervisor.start("database", command)
         try:
-            supervisor.wait_until(lambda: folder_of(port) == str(data), seconds=_PATIENCE, what="the start of MariaDB")
+            supervisor.wait_until(
+                lambda: str(asked(port, "SELECT @@datadir")).rstrip("/") == str(data),
+                seconds=_PATIENCE,
+                what="the start of MariaDB",
+            )
         except BaseException:
             supervisor.forget(process)
             raise
-        return f"mariadb://root@{LOOPBACK}:{port}/lab"
+        return port
 
-    return on_free_port(on)
+    def again() -> Process:
+        on(port)
+        return supervisor.named("database")
+
+    port = on_free_port(on)
+    return Running(
+        url=f"mariadb://root@{LOOPBACK}:{port}/lab",
+        process=supervisor.named("database"),
+        kept_bytes=lambda: int(asked(port, _MARIADB_BYTES) or 0),
+        again=again,
+        tidy=lambda: shutil.rmtree(data, ignore_errors=True),
+    )
+
+
+_MARIADB_BYTES = "SELECT sum(data_length + index_length) FROM information_schema.tables WHERE table_schema = 'lab'"

@@ -10,6 +10,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 from coatcheck.lab.architectures import Architecture
+from coatcheck.lab.bench import Watcher
 from coatcheck.lab.messages import Progress
 from coatcheck.lab.plan import Plan
 from coatcheck.lab.results import Outcome
@@ -31,6 +32,8 @@ class LiveDisplay:
             refresh_per_second=8,
         )
         self._task: TaskID | None = None
+        self._steps: TaskID | None = None
+        self._name = ""
 
     def __enter__(self) -> LiveDisplay:
         self._bars.start()
@@ -61,6 +64,28 @@ class LiveDisplay:
         assert self._task is not None
         self._bars.update(self._task, completed=self._bars.tasks[self._task].total, words=summary(outcome))
 
+    def expect(self, steps: int) -> None:
+        """Add a line for the other experiments, if there will be any."""
+        if steps:
+            self._steps = self._bars.add_task("more", total=steps, completed=-1, words="")
+
+    def step(self, name: str) -> None:
+        """Move that line's bar."""
+        assert self._steps is not None
+        self._name = name
+        self._bars.advance(self._steps)
+        self._bars.update(self._steps, words=name)
+
+    def measuring(self, what: str) -> Watcher:
+        """Show what is being measured."""
+        steps, name = self._steps, self._name
+
+        def watch(_elapsed: float, _progress: Progress) -> None:
+            assert steps is not None
+            self._bars.update(steps, words=f"{name}: {what}")
+
+        return watch
+
 
 class PlainDisplay:
     """A line now and then. A context manager, for symmetry."""
@@ -70,6 +95,7 @@ class PlainDisplay:
         self._name = ""
         self._next = 0.0
         self._killed: str | None = None
+        self._steps = self._done = 0
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -95,8 +121,27 @@ class PlainDisplay:
         """Say that it is done."""
         self._say(f"done: {summary(outcome)}")
 
+    def expect(self, steps: int) -> None:
+        """Remember how many steps there will be."""
+        self._steps, self._done = steps, 0
+
+    def step(self, name: str) -> None:
+        """Say what comes next."""
+        self._done += 1
+        self._name = f"step {self._done} of {self._steps}"
+        self._say(name)
+
+    def measuring(self, what: str) -> Watcher:
+        """Say what is being measured."""
+        self._say(f"  {what}")
+        return _nobody
+
     def _say(self, text: str) -> None:
         self._console.print(f"{self._name}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _nobody(_elapsed: float, _progress: Progress) -> None:
+    """For lines that are said once."""
 
 
 def create_display(console: Console) -> LiveDisplay | PlainDisplay:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from coatcheck.lab.architectures import Balancing
+from coatcheck.lab.errors import LabError
 from coatcheck.lab.processes import LOOPBACK, Process, Supervisor, on_free_port
 
 COOKIE = "SRV"
@@ -19,6 +22,7 @@ global
     log stdout format raw daemon
     nbthread 1              # one thread is plenty here, and leaves the other cores to the web servers
     maxconn 4000
+    stats socket {admin} mode 600 level admin   # where the lab drains a server, or cuts it off
 
 defaults
     mode http
@@ -56,37 +60,91 @@ _STICKY = f"""\
 """
 
 
-def configuration(port: int, servers: Mapping[str, int], balancing: Balancing) -> str:
+def configuration(
+    port: int, servers: Mapping[str, int], balancing: Balancing, admin: Path, waiting: frozenset[str] = frozenset()
+) -> str:
     """The text of `haproxy.cfg`.
 
     Args:
         port: where shoppers come in, on 127.0.0.1.
         servers: the web servers' names and their ports on 127.0.0.1.
         balancing: `round-robin` takes turns; `sticky` brings each shopper back to the same server.
+        admin: the unix socket at which it takes orders.
+        waiting: the servers that get no requests until they are told to be ready.
     """
     sticky = balancing == "sticky"
     lines = [
-        f"    server {name} {LOOPBACK}:{server_port} check" + (f" cookie {name}" if sticky else "")
+        f"    server {name} {LOOPBACK}:{server_port} check"
+        + (f" cookie {name}" if sticky else "")
+        + (" disabled" if name in waiting else "")
         for name, server_port in servers.items()
     ]
     return _TEMPLATE.format(
         address=LOOPBACK,
         port=port,
+        admin=admin,
         cookie=_STICKY if sticky else "",
         health=HEALTH_PATH,
         servers="\n".join(lines),
     )
 
 
-def start(supervisor: Supervisor, program: Path, folder: Path, servers: Mapping[str, int], balancing: Balancing) -> int:
+State = Literal["ready", "drain", "maint"]
+"""Of a web server, as the balancer sees it: gets requests; gets only those of shoppers pinned to it; gets none."""
+
+
+class Orders:
+    """What can be told to a running HAProxy.
+
+    Args:
+        path: its unix socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def set_state(self, server: str, state: State) -> None:
+        """Let a web server take part, drain it, or cut it off. Raises `LabError` if HAProxy refuses."""
+        answer = self._ask(f"set server web/{server} state {state}").strip()
+        if answer:
+            raise LabError(f"HAProxy refuses to set {server} to {state}: {answer}")
+
+    def is_up(self, server: str) -> bool:
+        """Whether HAProxy would send this web server a request."""
+        rows = [line.split(",") for line in self._ask("show stat -1 4 -1").splitlines() if line]
+        heading = rows[0]
+        return any(
+            row[heading.index("svname")] == server and row[heading.index("status")].startswith("UP") for row in rows[1:]
+        )
+
+    def _ask(self, order: str) -> str:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(5)
+                connection.connect(str(self._path))
+                connection.sendall(order.encode() + b"\n")
+                return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        except OSError as problem:
+            raise LabError(f"HAProxy takes no orders: {problem}") from problem
+
+
+def start(
+    supervisor: Supervisor,
+    program: Path,
+    folder: Path,
+    servers: Mapping[str, int],
+    balancing: Balancing,
+    admin: Path,
+    waiting: frozenset[str] = frozenset(),
+) -> int:
     """Start HAProxy in front of `servers`, wait until it answers, and give its port.
 
-    The configuration is kept as `haproxy.cfg` in `folder`.
+    The configuration is kept as `haproxy.cfg` in `folder`. The other arguments are those of `configuration`.
     """
 
     def on(port: int) -> int:
         file = folder / "haproxy.cfg"
-        file.write_text(configuration(port, servers, balancing))
+        file.write_text(configuration(port, servers, balancing, admin, waiting))
         # -db: stay in the foreground, so that the process started is the one to stop.
         process = supervisor.start("haproxy", [str(program), "-db", "-f", str(file.resolve())])
         _wait(supervisor, process, port)

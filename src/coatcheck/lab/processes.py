@@ -156,6 +156,10 @@ class Supervisor:
 
         self._stop.wait_until(met, seconds=seconds, what=what)
 
+    def named(self, name: str) -> Process:
+        """The process of this name that was started last."""
+        return next(process for process in reversed(self._processes) if process.name == name)
+
     def pause(self, seconds: float) -> None:
         """Wait, at most `seconds`, unless the lab is to stop."""
         self._stop.pause(seconds)
@@ -166,6 +170,10 @@ class Supervisor:
         process.popen.kill()
         process.popen.wait()
         self._note_end(process)
+
+    def end(self, process: Process) -> None:
+        """Ask a process to stop, kill it if it is still there after two seconds, and wait until it is gone."""
+        self._end([process])
 
     def forget(self, process: Process) -> None:
         """Stop a process, and no longer count it as one of the run's."""
@@ -203,10 +211,19 @@ class Supervisor:
             file.write(msgspec.json.encode(record) + b"\n")
 
 
-def bound_socket() -> socket.socket:
-    """A socket on a free port of 127.0.0.1, to be handed to a server. Nobody else can take the port in between."""
+def bound_socket(port: int = 0) -> socket.socket:
+    """A socket on a free port of 127.0.0.1, to be handed to a server. Nobody else can take the port in between.
+
+    Args:
+        port: the port of a server that has ended, for the one that takes its place.
+    """
     listening = socket.socket()
-    listening.bind((LOOPBACK, 0))
+    if port:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((LOOPBACK, port))
+    # For the server that may take its place while its connections are still closing. Not before a free port has been
+    # chosen: the kernel would give away one that is bound already.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return listening
 
 

@@ -33,6 +33,14 @@ def show(results: Results, console: Console) -> None:
                 console.print(answer + Text(f": {verdict.claim} ({verdict.reason})", style="default"))
             for warning in outcome.warnings:
                 console.print(Text(f"  take care: {warning}", style="yellow"))
+    if results.claims:
+        console.print()
+        console.print(Text("Six claims, put to the test", style="bold"))
+        for claim in results.claims:
+            answer = Text(f"  {claim.answer}", style=_STYLES[claim.answer])
+            console.print(answer + Text(f": {claim.number}. {claim.title}", style="default"))
+            for part in claim.parts:
+                console.print(Text(f"      {part.answer}: {part.text} ({part.reason})", style="dim"))
     console.print()
     settings = results.settings
     console.print(
@@ -45,7 +53,10 @@ def show(results: Results, console: Console) -> None:
     if not results.complete:
         there = "the table shows what did" if results.architectures else "no architecture did, so there is no table"
         console.print(Text(f"This run did not finish; {there}.", style="yellow"))
-    console.print(Text(f"Kept in {results.folder}: the history of every request, logs, results.json"), soft_wrap=True)
+    kept = "the record of every request, logs, results.json"
+    if results.complete:
+        kept += ", report.md, and report.html to look at"
+    console.print(Text(f"Kept in {results.folder}: {kept}"), soft_wrap=True)
 
 
 def table(results: Results) -> Table:

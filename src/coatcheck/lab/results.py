@@ -11,15 +11,22 @@ from typing import Any
 
 import msgspec
 
-from coatcheck.lab import checker, history, verdicts
-from coatcheck.lab.architectures import ARCHITECTURES, Architecture
+from coatcheck.lab import checker, claims, history, samples, verdicts
+from coatcheck.lab.architectures import ARCHITECTURES, BASELINE, Architecture
+from coatcheck.lab.claims import Claim, Measured
 from coatcheck.lab.errors import HistoryFault, LabError, NoRun, UsageError
+from coatcheck.lab.experiments import EXPERIMENTS
+from coatcheck.lab.measures import figures
+from coatcheck.lab.scale import Scale
+from coatcheck.lab.scenario import Scenario
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.valkey import without_password
 
-SCHEMA = "coatcheck-lab-results/1"
+SCHEMA = "coatcheck-lab-results/2"
 FILE = "results.json"
 LATEST = "latest"
+
+_CASES = ("store", "restart", "stored", "busy", "calm")  # backwards: the last comes first
 
 _PACKAGES = ("coatcheck", "starlette", "uvicorn", "aiohttp", "redis", "hiredis", "httptools", "uvloop")
 
@@ -66,13 +73,18 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema: name and version of this format. It changes when a field changes its meaning or goes away.
-        complete: whether all architectures asked for are here. False while the run goes on, or if it was stopped.
-        held: whether every claim was put to the test and held.
+        complete: whether all that was asked for is here. False while the run goes on, or if it was stopped.
+        held: whether what each architecture is said to do with carts was put to the test and held, and none of the six
+            claims was refuted.
         started: when, in UTC (ISO 8601).
         folder: the run's folder, as it was named when it was written.
         settings: what was asked for. Passwords are blotted out.
+        scenario: what people did, as its file said then.
+        scale: how much was measured.
         machine: where and with what.
-        architectures: one outcome each, in the order run.
+        architectures: the experiment with the carts: one outcome for each architecture, in the order run.
+        experiments: the figures of all others.
+        claims: the six claims, and what all this says about them. Empty if only the carts were looked at.
     """
 
     schema: str
@@ -81,8 +93,12 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     folder: str
     settings: Settings
+    scenario: Scenario
+    scale: Scale
     machine: Machine
     architectures: list[Outcome]
+    experiments: list[Measured]
+    claims: list[Claim]
 
 
 def this_machine(programs: dict[str, str]) -> Machine:
@@ -122,20 +138,72 @@ def outcome(architecture: Architecture, folder: Path) -> Outcome:
     )
 
 
-def collect(folder: Path, settings: Settings, machine: Machine, started: str, outcomes: list[Outcome]) -> Results:
-    """Put a run's results together."""
+def measured(folder: Path) -> list[Measured]:
+    """The figures of all files of samples below a run's `folder`. Raises `HistoryFault` for one that is damaged."""
+    found: dict[tuple[str, str, str], list[tuple[int, str, dict[str, float]]]] = {}
+    for file in sorted(folder.rglob("*-*.jsonl")):
+        entries = samples.read(file)
+        began = samples.began(entries)
+        case = file.stem.removeprefix(f"{began.experiment}-{began.round}").removeprefix("-")
+        key = (began.experiment, began.architecture, case)
+        found.setdefault(key, []).append((began.round, str(file.relative_to(folder)), figures(entries)))
+    names = [*ARCHITECTURES, BASELINE.name]
+    ordered = sorted(found, key=lambda key: (list(EXPERIMENTS).index(key[0]), _natural(key[2]), names.index(key[1])))
+    return [
+        Measured(
+            experiment=experiment,
+            architecture=architecture,
+            case=case,
+            rounds=[made for _, _, made in sorted(found[experiment, architecture, case], key=lambda one: one[0])],
+            files=[name for _, name, _ in sorted(found[experiment, architecture, case], key=lambda one: one[0])],
+            warnings=verdicts.generator_warnings([made for _, _, made in found[experiment, architecture, case]]),
+        )
+        for experiment, architecture, case in ordered
+    ]
+
+
+def _natural(case: str) -> tuple[int, str]:
+    """`n2` before `n10`, and `calm` before `busy`."""
+    digits = "".join(filter(str.isdigit, case))
+    return (int(digits) if digits else -_CASES.index(case) if case in _CASES else 0, case)
+
+
+def collect(
+    folder: Path,
+    settings: Settings,
+    machine: Machine,
+    started: str,
+    outcomes: list[Outcome],
+    *,
+    complete: bool,
+    scenario: Scenario | None = None,
+    scale: Scale | None = None,
+) -> Results:
+    """Put a run's results together; the figures of all experiments but that with the carts are made here.
+
+    `scenario` and `scale` are those of a run that was kept; a new one has those that its settings name.
+    """
     if settings.redis_url is not None:
         settings = msgspec.structs.replace(settings, redis_url=without_password(settings.redis_url))
-    complete = [one.architecture for one in outcomes] == list(settings.only)
+    complete = complete and [one.architecture for one in outcomes] == list(settings.only)
+    experiments = measured(folder) if complete else []
+    carts = {one.architecture: (one.figures, one.verdicts) for one in outcomes}
+    judged = claims.judge(claims.Evidence(carts, experiments)) if experiments else []
     return Results(
         schema=SCHEMA,
         complete=complete,
-        held=complete and all(verdict.answer == "holds" for one in outcomes for verdict in one.verdicts),
+        held=complete
+        and all(verdict.answer == "holds" for one in outcomes for verdict in one.verdicts)
+        and all(claim.answer != "does not hold" for claim in judged),
         started=started,
         folder=str(folder),
         settings=settings,
+        scenario=settings.described if scenario is None else scenario,
+        scale=settings.scale if scale is None else scale,
         machine=machine,
         architectures=outcomes,
+        experiments=experiments,
+        claims=judged,
     )
 
 
@@ -175,7 +243,16 @@ def recompute(folder: Path) -> Results:
     if unknown:
         raise LabError(f"{folder / FILE} is about {unknown[0]!r}, which this coatcheck does not know.")
     outcomes = [outcome(ARCHITECTURES[one.architecture], folder) for one in kept.architectures]
-    return collect(folder, kept.settings, kept.machine, kept.started, outcomes)
+    return collect(
+        folder,
+        kept.settings,
+        kept.machine,
+        kept.started,
+        outcomes,
+        complete=kept.complete,
+        scenario=kept.scenario,
+        scale=kept.scale,
+    )
 
 
 def new_folder(runs: Path) -> Path:

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-import shutil
-import sys
-import threading
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
-import msgspec
-
-from coatcheck.lab import database, haproxy, programs, results, valkey
-from coatcheck.lab.architectures import Architecture, Site
-from coatcheck.lab.errors import LabError, ProcessFailed
+from coatcheck.lab import claims, programs, results, valkey
+from coatcheck.lab.architectures import ARCHITECTURES, BASELINE, Architecture, Service
+from coatcheck.lab.bench import Action, Bench, Watcher, built, run_generator
+from coatcheck.lab.errors import LabError
+from coatcheck.lab.experiments import EXPERIMENTS, growth, layout
+from coatcheck.lab.experiments.base import Trial
 from coatcheck.lab.history import FILE as HISTORY
 from coatcheck.lab.history import SCHEMA, Killed, Started, Writer
-from coatcheck.lab.messages import Job, Progress, Start, line
+from coatcheck.lab.messages import Job, Progress
 from coatcheck.lab.plan import Plan
-from coatcheck.lab.processes import STORE_VARIABLE, Process, Supervisor, bound_socket
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.stopping import StopRequests
 
 _HEAD_START = 0.3  # seconds from the word "go" to the first arrival
-_LAST_ANSWERS = 60.0  # seconds after the last arrival in which the last answers must be in
 
 
 class Display(Protocol):
     """Who watches a run."""
 
     def begin(self, architecture: Architecture, plan: Plan) -> None:
-        """An architecture is being built."""
+        """An architecture is being built, and the experiment with the carts begins."""
 
     def shopping(self, elapsed: float, progress: Progress, killed: str | None) -> None:
         """Traffic is under way; called several times a second.
@@ -46,11 +40,21 @@ class Display(Protocol):
         """
 
     def finish(self, outcome: results.Outcome) -> None:
-        """An architecture has been run and judged."""
+        """The carts of an architecture have been judged."""
+
+    def expect(self, steps: int) -> None:
+        """The run begins; so many `step`s will come."""
+
+    def step(self, name: str) -> None:
+        """The next step begins: an architecture is built, and measured."""
+
+    def measuring(self, what: str) -> Watcher:
+        """Something is being measured; what is returned is told how it goes."""
+        ...
 
 
 def run(settings: Settings, display: Display, stop: StopRequests) -> results.Results:
-    """Run all architectures that `settings` asks for, and keep everything in a new folder.
+    """Run all experiments with all architectures that `settings` asks for, and keep everything in a new folder.
 
     Raises:
         UsageError: a setting cannot work.
@@ -72,69 +76,123 @@ def run(settings: Settings, display: Display, stop: StopRequests) -> results.Res
     elif settings.database == "mariadb":
         parts["mariadb"] = programs.mariadb()
     machine = results.this_machine({name: programs.version(program) for name, program in parts.items()})
-
     folder = results.new_folder(settings.runs)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    outcomes: list[results.Outcome] = []
-    found = results.collect(folder, settings, machine, started, outcomes)
-    results.write(found, folder)
-    try:
-        for architecture in settings.architectures:
-            stop.check()
-            display.begin(architecture, settings.plan)
-            _one(architecture, settings, parts, folder, display, stop)
-            outcomes.append(results.outcome(architecture, folder))
-            found = results.collect(folder, settings, machine, started, outcomes)
-            results.write(found, folder)
-            display.finish(outcomes[-1])
-    except LabError as failure:
-        finished = ", ".join(one.architecture for one in outcomes) or "none"
-        failure.add_note(f"Finished before that: {finished}. What was recorded is kept in {folder}")
-        raise
-    results.point_latest_at(folder)
-    return found
+    return _Run(settings, display, stop, parts, folder, machine).all()
 
 
-def _one(
-    architecture: Architecture,
-    settings: Settings,
-    parts: dict[str, Path],
-    run_folder: Path,
-    display: Display,
-    stop: StopRequests,
-) -> None:
-    """Build one architecture, send the shoppers, kill a server midway, and leave a history."""
-    folder = run_folder / architecture.name
-    folder.mkdir()
-    plan = settings.plan
-    with ExitStack() as afterwards, Supervisor(run_folder, folder / "logs", stop) as supervisor:
+class _Run:
+    def __init__(
+        self,
+        settings: Settings,
+        display: Display,
+        stop: StopRequests,
+        parts: Mapping[str, Path],
+        folder: Path,
+        machine: results.Machine,
+    ) -> None:
+        self._settings = settings
+        self._display = display
+        self._stop = stop
+        self._parts = parts
+        self._folder = folder
+        self._machine = machine
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._outcomes: list[results.Outcome] = []
 
-        def remove_afterwards(place: Path) -> None:  # when no process uses it any more
-            afterwards.callback(shutil.rmtree, place, ignore_errors=True)
+    def all(self) -> results.Results:
+        """Everything, in an order that gives no architecture the same neighbours each time."""
+        settings, scale = self._settings, self._settings.scale
+        architectures = settings.architectures
+        self._keep(complete=False)
+        try:
+            self._display.expect(self._steps())
+            for architecture in architectures:
+                self._stop.check()
+                self._first_round(architecture)
+            for turn in range(2, scale.rounds + 1 if settings.experiments else 0):
+                # Whoever came first comes last in the next round: a machine that gets warm, or busy, is fair to all.
+                first = (turn - 1) % len(architectures)
+                for architecture in (*architectures[first:], *architectures[:first]):
+                    self._step(f"{architecture.name}, round {turn} of {scale.rounds}")
+                    with self._built(architecture, architecture.name) as bench:
+                        self._measure(bench, turn)
+            if settings.experiments:
+                self._grow()
+                self._compare_layouts()
+            found = self._keep(complete=True)
+        except LabError as failure:
+            finished = ", ".join(one.architecture for one in self._outcomes) or "none"
+            failure.add_note(f"Finished before that: {finished}. What was recorded is kept in {self._folder}")
+            raise
+        results.point_latest_at(self._folder)
+        return found
 
-        redis_url, database_url = settings.redis_url, None
-        if "valkey" in architecture.needs and redis_url is None:
-            redis_url = valkey.start(supervisor, parts["valkey"], folder)
-        if "database" in architecture.needs:
-            database_url = database.start(supervisor, settings.store, parts, folder, remove_afterwards)
-        servers, ports = _start_servers(
-            supervisor,
-            settings.servers,
-            lambda name: architecture.store_url(Site(server=name, redis_url=redis_url, database_url=database_url)),
+    def _first_round(self, architecture: Architecture) -> None:
+        """The experiment with the carts; then, with the killed server back, the others."""
+        settings = self._settings
+        self._display.begin(architecture, settings.plan)
+        with self._built(architecture, architecture.name, spare=settings.experiments) as bench:
+            victim = self._carts(bench)
+            self._outcomes.append(results.outcome(architecture, self._folder))
+            self._keep(complete=False)
+            self._display.finish(self._outcomes[-1])
+            if settings.experiments:
+                self._step(f"{architecture.name}, round 1 of {settings.scale.rounds}")
+                bench.start(victim)
+                self._measure(bench, 1)
+
+    def _keep(self, *, complete: bool) -> results.Results:
+        found = results.collect(
+            self._folder, self._settings, self._machine, self._started, self._outcomes, complete=complete
         )
-        port = haproxy.start(supervisor, parts["haproxy"], folder, ports, architecture.balancing)
+        results.write(found, self._folder)
+        return found
 
+    def _built(
+        self, architecture: Architecture, *parts: str, servers: int | None = None, spare: bool = False
+    ) -> AbstractContextManager[Bench]:
+        settings = self._settings
+        given: dict[Service, str] = {} if settings.redis_url is None else {"valkey": settings.redis_url}
+        return built(
+            architecture,
+            servers=settings.servers if servers is None else servers,
+            run=self._folder,
+            folder=self._folder.joinpath(*parts),
+            programs=self._parts,
+            stop=self._stop,
+            given_urls=given,
+            spare=spare,
+        )
+
+    # --- the experiment with the carts -------------------------------------------------------------------------------
+
+    def _carts(self, bench: Bench) -> str:
+        """Send the shoppers, kill a server midway, and leave a history. Gives the server that was killed."""
+        plan = self._settings.plan
         # The middle one: neither the first nor the last in the balancer's list.
-        victim = servers[list(servers)[(len(servers) - 1) // 2]]
-        writer = Writer(folder / HISTORY)
+        victim = bench.servers[(len(bench.servers) - 1) // 2]
+        history = bench.folder / HISTORY
+        writer = Writer(history)
+        killed: list[str] = []
+
+        def kill() -> None:
+            with bench.noting(f"kill {victim}"):
+                bench.kill(victim)
+            fault = bench.faults[-1]
+            writer.write([Killed(server=victim, begun=fault.begun, done=fault.done)])
+            killed.append(victim)
+
+        def watch(elapsed: float, progress: Progress) -> None:
+            self._display.shopping(elapsed, progress, victim if killed else None)
+
         try:
             writer.write(
                 [
                     Started(
                         schema=SCHEMA,
-                        architecture=architecture.name,
-                        sticky=architecture.balancing == "sticky",
-                        servers=tuple(servers),
+                        architecture=bench.architecture.name,
+                        sticky=bench.architecture.balancing == "sticky",
+                        servers=bench.servers,
                         operations=plan.count,
                         shoppers=plan.shoppers,
                         rate=plan.rate,
@@ -144,99 +202,71 @@ def _one(
                     )
                 ]
             )
-            _drive(supervisor, plan, port, folder / HISTORY, writer, victim, display)
+            job = Job(port=bench.port, history=str(history.resolve()), plan=plan)
+            run_generator(
+                bench, "shoppers", "coatcheck.lab.shoppers", job, _HEAD_START, plan.seconds,
+                [Action(plan.kill_at, kill)], watch,
+            )  # fmt: skip
         finally:
             writer.close()
+        return victim
 
+    # --- the others --------------------------------------------------------------------------------------------------
 
-def _start_servers(
-    supervisor: Supervisor, count: int, store_url: Callable[[str], str]
-) -> tuple[dict[str, Process], dict[str, int]]:
-    """Start the web servers, wait until each answers, and give the processes and their ports by name."""
-    servers: dict[str, Process] = {}
-    ports: dict[str, int] = {}
-    for number in range(1, count + 1):
-        name = f"web-{number}"
-        # The lab binds the port and hands it over: no other program can take it in between.
-        listening = bound_socket()
-        ports[name] = listening.getsockname()[1]
-        servers[name] = supervisor.start(
-            name,
-            [sys.executable, "-m", "coatcheck.lab.shop", name, str(listening.fileno())],
-            environment={STORE_VARIABLE: store_url(name)},
-            listening=listening,
+    def _measure(self, bench: Bench, turn: int) -> None:
+        """All experiments of one round with one architecture."""
+        trial = self._trial(bench, turn)
+        for experiment in EXPERIMENTS.values():
+            if experiment.measure is None or (turn > 1 and not experiment.repeated):
+                continue
+            if self._wanted(experiment.name, bench.architecture):
+                experiment.measure(trial)
+
+    def _grow(self) -> None:
+        for servers in self._settings.scale.growth:
+            for architecture in self._growing():
+                self._step(f"{architecture.name}, {servers} web server{'s' if servers > 1 else ''}")
+                where = ("growth", f"{architecture.name}-{servers}")
+                with self._built(architecture, *where, servers=servers) as bench:
+                    growth.measure_size(self._trial(bench, 1))
+
+    def _compare_layouts(self) -> None:
+        for architecture in self._laid_out():
+            self._step(f"{architecture.name}, the layout of a session")
+            with self._built(architecture, "layout", architecture.name) as bench:
+                layout.measure_layout(self._trial(bench, 1))
+
+    def _wanted(self, experiment: str, architecture: Architecture) -> bool:
+        """A quick run measures what the claims need, and nothing else; growth says nothing where nothing is shared."""
+        everything = not self._settings.quick and experiment != "growth"
+        return everything or architecture.name in claims.NEEDS.get(experiment, ())
+
+    def _growing(self) -> list[Architecture]:
+        return [one for one in self._settings.architectures if self._wanted("growth", one)]
+
+    def _laid_out(self) -> list[Architecture]:
+        hashed = ARCHITECTURES["redis"]
+        return [hashed, BASELINE] if hashed in self._settings.architectures else []
+
+    def _steps(self) -> int:
+        """How many there will be, those with the carts not counted."""
+        if not self._settings.experiments:
+            return 0
+        scale = self._settings.scale
+        rounds = scale.rounds * len(self._settings.architectures)
+        return rounds + len(scale.growth) * len(self._growing()) + len(self._laid_out())
+
+    def _step(self, name: str) -> None:
+        self._stop.check()
+        self._display.step(name)
+
+    def _trial(self, bench: Bench, turn: int) -> Trial:
+        settings = self._settings
+        return Trial(
+            bench=bench,
+            scale=settings.scale,
+            scenario=settings.described,
+            round=turn,
+            seed=settings.seed,
+            say=self._display.measuring,
         )
-    for name, port in ports.items():
-        supervisor.wait_until(functools.partial(haproxy.answers, port), seconds=30, what=f"the start of {name}")
-    return servers, ports
-
-
-def _drive(
-    supervisor: Supervisor,
-    plan: Plan,
-    port: int,
-    history: Path,
-    writer: Writer,
-    victim: Process,
-    display: Display,
-) -> None:
-    """Send the shoppers, kill the victim when it is time, and wait until the last shopper has been served."""
-    generator = supervisor.start("shoppers", [sys.executable, "-m", "coatcheck.lab.shoppers"], talks=True, may_end=True)
-    assert generator.popen.stdin is not None
-    assert generator.popen.stdout is not None
-    told = _Listener(generator.popen.stdout)
-    _tell(generator, Job(port=port, history=str(history.resolve()), plan=plan))
-    supervisor.wait_until(
-        lambda: told.latest is not None or generator.popen.poll() is not None,
-        seconds=30,
-        what="the start of the shoppers",
-    )
-    start = time.monotonic() + _HEAD_START
-    _tell(generator, Start(at=start))
-
-    killed: str | None = None
-    deadline = plan.seconds + _LAST_ANSWERS
-    while generator.popen.poll() is None:
-        supervisor.check()
-        elapsed = time.monotonic() - start
-        if killed is None and elapsed >= plan.kill_at:
-            begun = time.monotonic() - start
-            supervisor.kill(victim)
-            done = time.monotonic() - start
-            writer.write([Killed(server=victim.name, begun=round(begun, 6), done=round(done, 6))])
-            killed = victim.name
-        if elapsed > deadline:
-            raise LabError(f"the shoppers were not done {_LAST_ANSWERS:g} s after the last arrival")
-        display.shopping(max(0.0, elapsed), told.latest or Progress(), killed)
-        until_kill = plan.kill_at - (time.monotonic() - start)
-        supervisor.pause(min(0.1, until_kill) if killed is None and until_kill > 0 else 0.1)
-    supervisor.check()
-    if generator.popen.returncode != 0:
-        raise ProcessFailed(generator.name, f"ended with exit code {generator.popen.returncode}", generator.log)
-
-
-def _tell(generator: Process, message: Job | Start) -> None:
-    assert generator.popen.stdin is not None
-    try:
-        generator.popen.stdin.write(line(message))
-        generator.popen.stdin.flush()
-    except BrokenPipeError:
-        generator.popen.wait()
-        raise ProcessFailed(generator.name, "ended before it began", generator.log) from None
-
-
-class _Listener(threading.Thread):
-    """Reads what the generator says, so that it never has to wait for a reader. Ends when the generator does."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(daemon=True)
-        self._stream = stream
-        self.latest: Progress | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            for said in self._stream:
-                self.latest = msgspec.json.decode(said, type=Progress)
-        except (OSError, ValueError):
-            pass  # the pipe was closed, or a line was cut off: the generator is gone

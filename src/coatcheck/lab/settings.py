@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +13,18 @@ import msgspec
 from coatcheck.lab.architectures import ARCHITECTURES, Architecture
 from coatcheck.lab.errors import UsageError
 from coatcheck.lab.plan import Plan, visits_needed
+from coatcheck.lab.scale import QUICK, STANDARD, Scale
+from coatcheck.lab.scenario import Scenario, load
 
 Store = Literal["postgresql", "mariadb", "sqlite"]
 
 KILL_SHARE = 0.5  # of the run's seconds: the kill comes midway
 
-DEFAULT_SHOPPERS, DEFAULT_RATE, DEFAULT_SECONDS, DEFAULT_SERVERS = 150, 200.0, 30.0, 3
-QUICK_SHOPPERS, QUICK_RATE, QUICK_SECONDS = 60, 150.0, 8.0
+DEFAULT_SCENARIO = "shop"
+DEFAULT_SHOPPERS, DEFAULT_RATE, DEFAULT_SECONDS, DEFAULT_SERVERS = 80, 200.0, 7.0, 3
+QUICK_SHOPPERS, QUICK_RATE, QUICK_SECONDS = 40, 170.0, 4.0
 
+_MOST_BUSY = 250.0  # arrivals per second in a timed experiment; more, and two cores measure themselves
 _LEAST_SHOPPERS = 20
 _MOST_SERVERS, _MOST_SHOPPERS, _MOST_RATE, _MOST_SECONDS = 16, 100_000, 20_000.0, 3600.0
 
@@ -38,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redis_url: a Redis or Valkey to use instead of starting one.
         store: which database, for the architecture `database`.
         haproxy, valkey, postgresql: programs to use instead of those found.
+        scenario: what people do: the name of a shipped scenario, or the path of a file.
+        quick: whether the timed experiments are short.
+        experiments: whether there are any besides that with the carts.
     """
 
     only: tuple[str, ...] = tuple(ARCHITECTURES)
@@ -52,6 +60,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     valkey: Path | None = None
     store: Store = "postgresql"
     postgresql: Path | None = None
+    scenario: str = DEFAULT_SCENARIO
+    quick: bool = False
+    experiments: bool = True
+
+    @property
+    def described(self) -> Scenario:
+        """The scenario. Raises `UsageError` if there is none of this name, or it cannot work."""
+        return load(self.scenario)
+
+    @property
+    def scale(self) -> Scale:
+        """How much is measured in the timed experiments: the busy rate is the scenario's, within what one machine can do."""
+        scale, rate = QUICK if self.quick else STANDARD, min(self.described.rate, _MOST_BUSY)
+        faults = bool({"rolling-restart", "kill-store"} & set(self.described.faults))
+        return replace(scale, busy_rate=rate, calm_rate=rate / 5, failure=scale.failure and faults)
 
     @property
     def architectures(self) -> list[Architecture]:
@@ -86,6 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("--shoppers", self.shoppers, _LEAST_SHOPPERS, _MOST_SHOPPERS, "fewer say little about shares")
         _in_range("--rate", self.rate, 1, _MOST_RATE, "arrivals per second")
         _in_range("--seconds", self.seconds, 1, _MOST_SECONDS, "per architecture")
+        _ = self.described
         needed = visits_needed(self.servers, KILL_SHARE)
         if self.plan.count < needed * self.shoppers:
             raise UsageError(

@@ -1,9 +1,13 @@
 """The shop: a small web application with a cart in its session, and the process that serves it.
 
-    PUT /cart   {"shopper": "shopper-7", "items": {"hat-s7-g1": 2}}    replaces the whole cart
-    GET /cart   {"server": "web-1", "shopper": "shopper-7", "items": {"hat-s7-g1": 2}}
+    PUT /cart          {"shopper": "shopper-7", "items": {"hat-s7-g1": 2}}    replaces the whole cart
+    GET /cart          {"server": "web-1", "shopper": "shopper-7", "items": {"hat-s7-g1": 2}}
+    POST /cart/hat     puts one more into the cart; `?wait=50` lets the request take 50 ms longer
+    POST /logout       ends the session
 
-Nothing in it knows which architecture it runs in, or that it is being measured. Only the store's URL differs.
+Nothing in it knows which architecture it runs in. Only the store's URL differs. For measuring, the lab itself asks each
+web server (`POST /lab/fill?count=100&bytes=1000`, to have so many sessions; `GET /lab/traffic`; `GET /lab/has?ids=…`,
+which of some sessions it finds), and `coatcheck.lab.meter` adds a header to every answer.
 
 Started as `python -m coatcheck.lab.shop NAME SOCKET`, with the number of a bound socket that it inherits, and the
 store's URL in the environment (a URL may hold a password, and arguments can be read by everybody on the machine).
@@ -11,6 +15,8 @@ store's URL in the environment (a URL may hold a password, and arguments can be 
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import socket
 import sys
@@ -23,45 +29,122 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from coatcheck.errors import StoreError
+from coatcheck.lab.architectures import SINGLE_VALUE
 from coatcheck.lab.haproxy import HEALTH_PATH
+from coatcheck.lab.meter import Meter, MeteredStore, traffic
 from coatcheck.lab.processes import STORE_VARIABLE
+from coatcheck.record import NewRecord
 from coatcheck.session import Session
 from coatcheck.starlette import SessionMiddleware
+from coatcheck.stores.interface import AsyncStore
+from coatcheck.stores.opening import open_store
+from coatcheck.ticket import Ticket, is_session_id, new_operation_id
 
 SERVER_HEADER = "x-served-by"
 IDLE_TIMEOUT = 600  # seconds; sessions in a store that outlives the run are gone soon after
 
+_FILLED_AT_ONCE = 50
 _KEEP_ALIVE = 120  # seconds; longer than a balancer keeps an idle connection, so that it is never the server who closes
 
 
-def create_shop(server: str, store: str) -> Starlette:
+def open_shop_store(url: str) -> AsyncStore:
+    """The store for a URL: one of the library's, or the lab's own baseline."""
+    if url.startswith(SINGLE_VALUE):
+        from coatcheck.lab.single_value import SingleValueStore
+
+        return SingleValueStore(url.removeprefix(SINGLE_VALUE))
+    return open_store(url)
+
+
+def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
     """The application.
 
     Args:
         server: the name by which this server signs its answers.
-        store: the URL of its session store.
+        store: where it keeps its sessions.
+        port: where it serves.
     """
+    store = MeteredStore(store)
+
+    def answer(session: Session) -> Response:
+        shown = {"server": server, "shopper": session.get("shopper"), "items": dict(session.map("cart"))}
+        return JSONResponse(shown, headers={SERVER_HEADER: server})
 
     async def cart(request: Request) -> Response:
         session = cast(Session, request.session)  # Starlette declares a dict; coatcheck's mapping can do more
-        items = session.map("cart")
         if request.method == "PUT":
             order = await request.json()
             session["shopper"] = order["shopper"]
+            if "profile" in order:
+                session["profile"] = order["profile"]
+            items = session.map("cart")
             items.clear()
             items.update(order["items"])
-        return JSONResponse(
-            {"server": server, "shopper": session.get("shopper"), "items": dict(items)},
-            headers={SERVER_HEADER: server},
-        )
+        return answer(session)
+
+    async def add(request: Request) -> Response:
+        session = cast(Session, request.session)
+        session.map("cart").increment(request.path_params["item"])
+        await asyncio.sleep(int(request.query_params.get("wait", 0)) / 1000)
+        return answer(session)
+
+    async def logout(request: Request) -> Response:
+        cast(Session, request.session).destroy()
+        return JSONResponse({"server": server}, headers={SERVER_HEADER: server})
 
     async def health(_request: Request) -> Response:
         return PlainTextResponse("ok")
 
+    async def fill(request: Request) -> Response:
+        count, size = (int(request.query_params[name]) for name in ("count", "bytes"))
+        for begin in range(0, count, _FILLED_AT_ONCE):
+            some = range(begin, min(begin + _FILLED_AT_ONCE, count))
+            await asyncio.gather(*(store.create(_anybody(number, size)) for number in some))
+        gc.collect()
+        return PlainTextResponse("ok")
+
+    async def tell_traffic(_request: Request) -> Response:
+        counted = traffic(port)
+        return JSONResponse(None if counted is None else {"sent": counted.sent, "received": counted.received})
+
+    async def has(request: Request) -> Response:
+        asked = [each for each in request.query_params.get("ids", "").split(",") if is_session_id(each)]
+        try:
+            records = await asyncio.gather(*(store.read(each) for each in asked))
+        except StoreError:
+            return JSONResponse(None)
+        return JSONResponse([each for each, record in zip(asked, records, strict=True) if record is not None])
+
     return Starlette(
-        routes=[Route("/cart", cart, methods=["GET", "PUT"]), Route(HEALTH_PATH, health)],
-        # Plain HTTP, so the cookie cannot be Secure. This warns, and rightly so; here nothing leaves the machine.
-        middleware=[Middleware(SessionMiddleware, store=store, https_only=False, idle_timeout=IDLE_TIMEOUT)],
+        routes=[
+            Route("/cart", cart, methods=["GET", "PUT"]),
+            Route("/cart/{item}", add, methods=["POST"]),
+            Route("/logout", logout, methods=["POST"]),
+            Route(HEALTH_PATH, health),
+            Route("/lab/fill", fill, methods=["POST"]),
+            Route("/lab/traffic", tell_traffic),
+            Route("/lab/has", has),
+        ],
+        middleware=[
+            Middleware(Meter),
+            # Plain HTTP, so the cookie cannot be Secure. This warns, and rightly so; here nothing leaves the machine.
+            Middleware(SessionMiddleware, store=store, https_only=False, idle_timeout=IDLE_TIMEOUT),
+        ],
+    )
+
+
+def _anybody(number: int, size: int) -> NewRecord:
+    """Somebody's session, with `size` bytes besides the name."""
+    ticket = Ticket.new()
+    return NewRecord(
+        session_id=ticket.session_id,
+        secret_hash=ticket.secret_hash,
+        fields={"shopper": f'"anybody-{number}"', "profile": f'"{"x" * size}"'},
+        idle_ms=IDLE_TIMEOUT * 1000,
+        absolute_ms=None,
+        owner=None,
+        operation=new_operation_id(),
     )
 
 
@@ -70,7 +153,7 @@ def main() -> None:
     server, number = sys.argv[1], int(sys.argv[2])
     listening = socket.socket(fileno=number)
     config = uvicorn.Config(
-        create_shop(server, os.environ[STORE_VARIABLE]),
+        create_shop(server, open_shop_store(os.environ[STORE_VARIABLE]), listening.getsockname()[1]),
         access_log=False,  # the history has every request, as the shopper saw it
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=1,

@@ -6,37 +6,60 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from coatcheck.lab.errors import UsageError
-from coatcheck.lab.processes import LOOPBACK, Supervisor, on_free_port
+from coatcheck.lab.processes import LOOPBACK, Process, Supervisor, on_free_port
 
 
 def start(supervisor: Supervisor, program: Path, folder: Path) -> str:
-    """Start a Valkey that keeps everything in memory, wait until it answers, and give its URL."""
-    data = folder / "valkey"
-    data.mkdir(exist_ok=True)
+    """Start a Valkey, wait until it answers, and give its URL.
+
+    It writes what it does to a file, once a second, as most people run it who keep sessions in it.
+    """
 
     def on(port: int) -> str:
-        process = supervisor.start(
-            "valkey",
-            [
-                str(program),
-                *("--port", str(port)),
-                *("--bind", LOOPBACK),
-                *("--save", ""),
-                *("--appendonly", "no"),
-                *("--daemonize", "no"),
-                *("--dir", str(data.resolve())),
-            ],
-        )
         url = f"redis://{LOOPBACK}:{port}/0"
-        try:
-            # Its process id proves that it is ours that answers, and not somebody who took the port first.
-            supervisor.wait_until(lambda: _process_id(url) == process.popen.pid, seconds=15, what="the start of Valkey")
-        except BaseException:
-            supervisor.forget(process)
-            raise
+        _start(supervisor, program, folder, url)
         return url
 
     return on_free_port(on)
+
+
+def start_again(supervisor: Supervisor, program: Path, folder: Path, url: str) -> Process:
+    """Start the Valkey of `url` anew after it was killed, and wait until it answers."""
+    return _start(supervisor, program, folder, url)
+
+
+def _start(supervisor: Supervisor, program: Path, folder: Path, url: str) -> Process:
+    data = folder / "valkey"
+    data.mkdir(exist_ok=True)
+    process = supervisor.start(
+        "valkey",
+        [
+            str(program),
+            *("--port", str(urlsplit(url).port)),
+            *("--bind", LOOPBACK),
+            *("--save", ""),
+            *("--appendonly", "yes", "--appendfsync", "everysec"),
+            *("--daemonize", "no"),
+            *("--dir", str(data.resolve())),
+        ],
+    )
+    try:
+        # Its process id proves that it is ours that answers, and not somebody who took the port first.
+        supervisor.wait_until(lambda: _process_id(url) == process.popen.pid, seconds=15, what="the start of Valkey")
+    except BaseException:
+        supervisor.forget(process)
+        raise
+    return process
+
+
+def used_memory(url: str) -> int:
+    """Bytes of memory that the server uses for what it keeps."""
+    import redis
+
+    with redis.Redis.from_url(_as_the_client_has_it(url), socket_connect_timeout=3, socket_timeout=3) as client:
+        told: object = client.info("memory")
+    assert isinstance(told, dict)
+    return int(told["used_memory"])
 
 
 def check_url(url: str) -> None:

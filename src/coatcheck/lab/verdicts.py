@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -58,6 +58,18 @@ def warnings(figures: Figures) -> list[str]:
             f"the load generator used {figures.generator_cpu:.0%} of a processor core and may have been the bottleneck. "
             "Use a lower --rate"
         )
+    return found
+
+
+def generator_warnings(rounds: Sequence[Mapping[str, float]]) -> list[str]:
+    """Why the times of an experiment should not be trusted; nothing if they can be."""
+    lag = max((each.get("lag", 0.0) for each in rounds), default=0.0)
+    busy = max((each.get("generator", 0.0) for each in rounds), default=0.0)
+    found = []
+    if lag > MOST_LAG:
+        found.append(f"the load generator was up to {lag:.0f} ms late (p99), so that times are its own as well")
+    if busy > MOST_GENERATOR_CPU:
+        found.append(f"the load generator used {busy:.0%} of a processor core and may have been the bottleneck")
     return found
 
 

@@ -1,0 +1,332 @@
+"""The six claims, and what a run says about each. Pure: from outcomes and figures to words.
+
+A claim is made of parts, each of which can be refuted. It holds if all parts hold; it does not hold if one does not; it is
+not decided if an architecture it speaks of was not measured, or a figure is within chance.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from coatcheck.lab.checker import Figures
+from coatcheck.lab.verdicts import Answer, Verdict
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "consistency": ("redis",),
+    "crowding": ("sticky", "all-to-all", "redis"),
+    "load": ("database", "redis"),
+    "growth": ("all-to-all", "redis"),
+}
+"""Which architectures an experiment has to be done with so that all claims can be judged."""
+
+EVEN = 1.35  # times the mean that the busiest server may do, and the load still counts as spread
+CROWDED = 1.6  # times the mean from which on it counts as crowded
+_MARGIN = 0.1  # two medians that are nearer than this say nothing
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one experiment with one architecture, round by round.
+
+    Attributes:
+        experiment, architecture: by name.
+        case: such as `busy`; `""` where there is only one.
+        rounds: figures by name, see `coatcheck.lab.measures.FIGURES`, one dict per round.
+        files: the files of samples that they come from, from the run's folder.
+        warnings: why the times should not be trusted, if so.
+    """
+
+    experiment: str
+    architecture: str
+    case: str
+    rounds: list[dict[str, float]]
+    files: list[str]
+    warnings: list[str] = []
+
+    def values(self, figure: str) -> list[float]:
+        """A figure in each round that has it."""
+        return [each[figure] for each in self.rounds if figure in each]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a claim says, and what was measured."""
+
+    text: str
+    answer: Answer
+    reason: str
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim and its verdict.
+
+    Attributes:
+        number: from 1 to 6.
+        title: a few words.
+        text: what is claimed.
+        answer: `holds`, `does not hold`, or `not decided`.
+        parts: what it is made of.
+    """
+
+    number: int
+    title: str
+    text: str
+    answer: Answer
+    parts: list[Part]
+
+
+class Evidence:
+    """What was measured.
+
+    Args:
+        carts: figures and verdicts of the experiment with the carts, by architecture.
+        measured: everything else.
+    """
+
+    def __init__(self, carts: Mapping[str, tuple[Figures, Sequence[Verdict]]], measured: Sequence[Measured]) -> None:
+        self.carts = carts
+        self._measured = {(one.experiment, one.architecture, one.case): one for one in measured}
+
+    def values(self, experiment: str, architecture: str, case: str, figure: str) -> list[float]:
+        """A figure in each round; nothing if it was not measured."""
+        one = self._measured.get((experiment, architecture, case))
+        return [] if one is None else one.values(figure)
+
+    def cases(self, experiment: str, architecture: str) -> list[str]:
+        """The cases that were measured."""
+        return [case for name, which, case in self._measured if (name, which) == (experiment, architecture)]
+
+
+def judge(evidence: Evidence) -> list[Claim]:
+    """All six."""
+    return [
+        _claim(number, title, text, list(parts(evidence)))
+        for number, (title, text, parts) in enumerate(_CLAIMS, start=1)
+    ]
+
+
+def _claim(number: int, title: str, text: str, parts: list[Part]) -> Claim:
+    answers = {part.answer for part in parts}
+    answer: Answer = (
+        "does not hold" if "does not hold" in answers else "not decided" if "not decided" in answers else "holds"
+    )
+    return Claim(number=number, title=title, text=text, answer=answer, parts=parts)
+
+
+# --- the claims ------------------------------------------------------------------------------------------------------
+
+
+def _vanishing_carts(evidence: Evidence) -> Iterator[Part]:
+    yield from _carts(evidence, "local", 0, "a read is right only if the server whose turn it is has the cart")
+    text = "carts that are gone come back without anybody's doing"
+    if (figures := _figures_of(evidence, "local")) is None:
+        yield _missing(text, "local")
+    else:
+        seen = figures.reappeared
+        yield _part(text, seen > 0, f"{seen:,} carts were there again after they had been gone")
+
+
+def _stickiness(evidence: Evidence) -> Iterator[Part]:
+    yield from _carts(evidence, "sticky", 0, "shoppers who are pinned to a server find their carts")
+    yield _crowding(evidence, "sticky", spread=False)
+    yield from _carts(evidence, "sticky", 1, "a server takes the sessions of its users with it")
+
+
+def _copies(evidence: Evidence) -> Iterator[Part]:
+    name = "all-to-all"
+    yield from _carts(evidence, name, 0, "any server knows every cart")
+    yield from _carts(evidence, name, -2, "the kill of a server takes no session with it")
+    yield _crowding(evidence, name, spread=True)
+    yield _growth(evidence, name, "memory", "memory per session grows with the number of servers", "bytes")
+    yield _growth(evidence, name, "network", "traffic between servers grows with their number", "bytes per request")
+
+
+def _database(evidence: Evidence) -> Iterator[Part]:
+    yield from _carts(evidence, "database", 0, "any server knows every cart")
+    yield from _carts(evidence, "database", -2, "the kill of a server takes no session with it")
+    text = "its session work takes longer than that of Redis or Valkey"
+    yield _slower(evidence, text, "busy", factor=1.2)
+    text = "as users grow it is the first to have no processor time left: a request costs more of it"
+    costs = {name: _processor_time(evidence, name) for name in ("database", "redis")}
+    if not costs["database"] or not costs["redis"]:
+        yield _missing(text, "redis" if costs["database"] else "database")
+    else:
+        yield _compared(
+            text, costs["database"], costs["redis"],
+            "{:,.0f} µs of web servers and store per request, {:,.0f} µs with Redis", factor=1.2,
+        )  # fmt: skip
+
+
+def _shared_store(evidence: Evidence) -> Iterator[Part]:
+    yield from _carts(evidence, "redis", 0, "any server knows every cart")
+    yield from _carts(evidence, "redis", -2, "the kill of a web server takes no session with it")
+    yield _none(evidence, "consistency", "redis", "", "lost_updates", "there is one consistent copy: no change is lost")
+    yield _none(evidence, "consistency", "redis", "", "revived", "a logout is final on every server")
+    yield _crowding(evidence, "redis", spread=True)
+    yield _slower(evidence, "its session work takes a fraction of a database's time", "busy", factor=1.2)
+
+
+def _layout(evidence: Evidence) -> Iterator[Part]:
+    cases = [case for case in evidence.cases("layout", "redis") if not case.endswith("-at-once")]
+    if not cases:
+        yield _missing("a change of one field costs fewer bytes, and loses nothing", "redis")
+        return
+    for case in cases:
+        hashed, value = (evidence.values("layout", name, case, "network") for name in ("redis", "redis-value"))
+        size = case.replace("kB", " kB")
+        text = f"one changed field of {size} costs fewer bytes"
+        if hashed and value:
+            yield _compared(text, value, hashed, "{:,.0f} bytes per change as one value, {:,.0f} as a hash")
+        else:
+            yield _undecided(text, "the kernel does not count bytes here")
+    case = f"{cases[-1]}-at-once"
+    yield _none(evidence, "layout", "redis", case, "lost_updates", "a hash loses no change that was made beside others")
+    for figure, text in (
+        ("lost_updates", "one serialised value loses changes that were made beside others"),
+        ("revived", "one serialised value brings back sessions that were logged out"),
+    ):
+        values = evidence.values("layout", "redis-value", case, figure)
+        yield _part(text, max(values) > 0, f"{max(values):.1%}") if values else _missing(text, "redis-value")
+
+
+Parts = Callable[[Evidence], Iterator[Part]]
+
+_CLAIMS: tuple[tuple[str, str, Parts], ...] = (
+    (
+        "A store per web server loses carts",
+        "With a store per web server and no affinity, a cart vanishes and reappears as requests move between servers.",
+        _vanishing_carts,
+    ),
+    (
+        "Sticky sessions repair that, at a price",
+        "Sticky sessions repair that, but a crowd on one server cannot be spread over the others, and a server's users lose "
+        "their sessions with it.",
+        _stickiness,
+    ),
+    (
+        "All-to-all repairs both, and pays",
+        "A full copy on every server repairs both, and pays: N copies of every session, and traffic that grows with N.",
+        _copies,
+    ),
+    (
+        "A database is right, and slower",
+        "A database as session store is right, but slows every response, the more so as users grow.",
+        _database,
+    ),
+    (
+        "Redis or Valkey: any server, one copy, fast",
+        "Redis or Valkey as session store lets any server serve any user, with one consistent copy, at a fraction of the "
+        "latency of a database.",
+        _shared_store,
+    ),
+    (
+        "A hash per session fits the data",
+        "A hash per session lets one field be changed alone, where a single serialised value must be rewritten whole and "
+        "loses concurrent updates.",
+        _layout,
+    ),
+)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _part(text: str, fine: bool, reason: str) -> Part:
+    return Part(text=text, answer="holds" if fine else "does not hold", reason=reason)
+
+
+def _undecided(text: str, reason: str) -> Part:
+    return Part(text=text, answer="not decided", reason=reason)
+
+
+def _missing(text: str, architecture: str) -> Part:
+    return _undecided(text, f"the architecture {architecture!r} was not measured in this run")
+
+
+def _figures_of(evidence: Evidence, architecture: str) -> Figures | None:
+    found = evidence.carts.get(architecture)
+    return None if found is None else found[0]
+
+
+def _carts(evidence: Evidence, architecture: str, which: int, text: str) -> Iterator[Part]:
+    """A verdict of the experiment with the carts: 0 wrong carts, -2 lost sessions, see `verdicts.judge`."""
+    found = evidence.carts.get(architecture)
+    if found is None:
+        yield _missing(text, architecture)
+        return
+    verdict = found[1][which if which <= 0 else -2]
+    yield Part(text=text, answer=verdict.answer, reason=f"{verdict.claim}: {verdict.reason}")
+
+
+def _crowding(evidence: Evidence, architecture: str, *, spread: bool) -> Part:
+    text = (
+        "a crowd is spread over all servers, and over a new one"
+        if spread
+        else "a crowd that met on one server stays there, and a new server does not help"
+    )
+    before, after, newcomer = (
+        evidence.values("crowding", architecture, "", figure) for figure in ("load", "load_after", "newcomer")
+    )
+    if not (before and after and newcomer):
+        return _missing(text, architecture)
+    loads = (statistics.median(before), statistics.median(after))
+    took = statistics.median(newcomer)
+    reason = (
+        f"the busiest server had {loads[0]:.2f} times the mean, {loads[1]:.2f} times after a server was added, "
+        f"which took over {took:.0%}"
+    )
+    if spread:
+        return _part(text, max(loads) < EVEN and took > 0.1, reason)
+    return _part(text, min(loads) > CROWDED, reason)
+
+
+def _growth(evidence: Evidence, architecture: str, figure: str, text: str, unit: str) -> Part:
+    sizes = sorted(int(case[1:]) for case in evidence.cases("growth", architecture))
+    if len(sizes) < 2:
+        return _missing(text, architecture)
+    few, many = (evidence.values("growth", architecture, f"n{size}", figure) for size in (sizes[0], sizes[-1]))
+    if not few or not many:
+        return _undecided(text, "the kernel does not count this here")
+    words = f"{{:,.0f}} {unit} with {sizes[-1]} servers, {{:,.0f}} with {sizes[0]}"
+    return _compared(text, many, few, words, factor=1.5)
+
+
+def _slower(evidence: Evidence, text: str, case: str, *, factor: float) -> Part:
+    database, redis = (evidence.values("load", name, case, "store_p50") for name in ("database", "redis"))
+    if not database or not redis:
+        return _missing(text, "redis" if database else "database")
+    return _compared(text, database, redis, "{:.2f} ms with the database, {:.2f} ms with Redis (median)", factor=factor)
+
+
+def _processor_time(evidence: Evidence, architecture: str) -> list[float]:
+    web, store = (evidence.values("load", architecture, "busy", figure) for figure in ("web_cpu", "store_cpu"))
+    return [one + other for one, other in zip(web, store, strict=False)]
+
+
+def _none(evidence: Evidence, experiment: str, architecture: str, case: str, figure: str, text: str) -> Part:
+    values = evidence.values(experiment, architecture, case, figure)
+    if not values:
+        return _missing(text, architecture)
+    return _part(text, max(values) == 0, "none" if max(values) == 0 else f"{max(values):.1%}")
+
+
+def _compared(text: str, more: list[float], less: list[float], words: str, *, factor: float = 1.0) -> Part:
+    """Whether one figure is larger than `factor` times another: by their medians, which must not be within chance."""
+    high, low = statistics.median(more), statistics.median(less)
+    reason = words.format(high, low) + spread(more) + spread(less)
+    bound = factor * low
+    answer: Literal["holds", "does not hold", "not decided"]
+    if abs(high - bound) <= _MARGIN * abs(bound) and factor == 1.0:
+        answer, reason = "not decided", f"{reason}; too close to tell"
+    else:
+        answer = "holds" if high > bound else "does not hold"
+    return Part(text=text, answer=answer, reason=reason)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Between which figures the rounds lay, in words; nothing for a single round."""
+    if len(values) < 2:
+        return ""
+    return f" [{min(values):.3g} to {max(values):.3g} in {len(values)} rounds]"

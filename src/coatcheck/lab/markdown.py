@@ -1,0 +1,60 @@
+"""`report.md`: what the page says, without pictures. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from coatcheck.lab import summary
+from coatcheck.lab.experiments import EXPERIMENTS
+from coatcheck.lab.measures import FIGURES
+from coatcheck.lab.page import command
+from coatcheck.lab.results import Results
+
+
+def markdown(results: Results) -> str:
+    """The whole report."""
+    return "\n".join(_lines(results)) + "\n"
+
+
+def _lines(results: Results) -> Iterator[str]:
+    yield "# Where should web sessions live?"
+    yield ""
+    yield f"{summary.limits(results)} Begun {results.started}."
+    if results.claims:
+        yield "\n## Six claims, put to the test\n"
+        for claim in results.claims:
+            yield f"{claim.number}. **{claim.title}: {claim.answer}.** {claim.text}"
+            yield from (f"   - {part.answer}: {part.text} ({part.reason})" for part in claim.parts)
+    yield "\n## Which one for which case\n"
+    yield from _table(
+        ["your case", "choose", "because"], [[one.case, f"`{one.choice}`", one.why] for one in summary.advice(results)]
+    )
+    yield "\n## What each one does and costs\n"
+    yield from _table(*summary.table(results))
+    warnings = summary.warnings(results)
+    if warnings:
+        yield "\n## Take care\n"
+        yield from (f"- {warning}" for warning in warnings)
+    yield "\n## Every experiment"
+    for experiment in EXPERIMENTS.values():
+        theirs = [one for one in results.experiments if one.experiment == experiment.name]
+        if not theirs:
+            continue
+        yield f"\n### {experiment.name}\n\n{experiment.question} {experiment.method}"
+        for case in dict.fromkeys(one.case for one in theirs):
+            measured = [one for one in theirs if one.case == case]
+            rows = [
+                [title, *(summary.spoken(one.values(name), FIGURES[name].unit, spread=True) for one in measured)]
+                for name, title in ((name, FIGURES[name].title) for name in (*experiment.shown, "samples", "lag"))
+                if any(one.values(name) for one in measured)
+            ]
+            yield ""
+            yield from _table([case, *(one.architecture for one in measured)], rows)
+    yield f"\n## Do it again\n\n    coatcheck lab report {results.folder}\n    {command(results)}"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(heading) + " |"
+    yield "|" + "---|" * len(heading)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

@@ -1,0 +1,313 @@
+"""`report.html`: one file that needs nothing else, light or dark. Pure, but for reading the samples of the distributions."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from coatcheck.lab import charts, samples, summary
+from coatcheck.lab.architectures import ARCHITECTURES
+from coatcheck.lab.claims import EVEN, Evidence, Measured
+from coatcheck.lab.experiments import EXPERIMENTS
+from coatcheck.lab.measures import FIGURES
+from coatcheck.lab.results import Outcome, Results
+from coatcheck.lab.samples import Sample
+from coatcheck.lab.verdicts import Answer
+
+_CLASS: dict[Answer, str] = {"holds": "holds", "does not hold": "refuted", "not decided": "open"}
+
+
+def html(results: Results, folder: Path) -> str:
+    """The whole page.
+
+    Args:
+        results: of a run that came to its end.
+        folder: the run's, where the samples are.
+    """
+    style = (resources.files("coatcheck.lab") / "page.css").read_text("utf-8")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Where should sessions live? coatcheck lab, {escape(results.started[:10])}</title>
+<style>{style}</style>
+</head>
+<body>
+{"".join(_body(results, folder))}
+</body>
+</html>
+"""
+
+
+def _body(results: Results, folder: Path) -> Iterator[str]:
+    found = summary.evidence(results)
+    machine, settings = results.machine, results.settings
+    described = results.scenario
+    yield (
+        '<header class="top"><h1>Where should web sessions live?</h1>'
+        f"<p>{len(results.architectures)} ways of keeping sessions, built from real servers on one machine, visited, broken "
+        f"and measured by <code>coatcheck lab</code> on {escape(results.started.replace('T', ' at ')[:19])} UTC.</p>"
+        f'<p class="soft">{escape(described.title)}: {described.users:,} users, one request each every '
+        f"{described.think_time:g} s, {described.write_share:.0%} of them changing a session of "
+        f"{escape(described.session_size)}. {settings.servers} web servers, {machine.cores} processor cores, Python "
+        f"{escape(machine.python)}, {escape(machine.system)}.</p></header><main>"
+    )
+    if results.claims:
+        yield '<section aria-labelledby="verdicts"><h2 id="verdicts">Six claims, put to the test</h2><div class="grid">'
+        for claim in results.claims:
+            parts = "".join(
+                f'<li class="{_CLASS[part.answer]}"><span>{escape(_sentence(part.text))}</span>'
+                f'<span class="reason">{escape(part.reason)}</span></li>'
+                for part in claim.parts
+            )
+            yield (
+                f'<article class="card claim"><header><h3>{claim.number}. {escape(claim.title)}</h3>'
+                f'<span class="badge {_CLASS[claim.answer]}">{claim.answer}</span></header>'
+                f'<p class="soft">{escape(claim.text)}</p><ul class="parts">{parts}</ul></article>'
+            )
+        yield "</div></section>"
+
+    advice = summary.advice(results)
+    if advice:
+        rows = "".join(
+            f"<tr><td>{escape(one.case)}</td><td>{_dot(one.choice)}{escape(one.choice)}</td><td>{escape(one.why)}</td></tr>"
+            for one in advice
+        )
+        yield (
+            '<section><h2>Which one for which case</h2><div class="scroll"><table class="words">'
+            '<thead><tr><th scope="col">Your case</th><th scope="col">Choose</th><th scope="col">Because</th></tr></thead>'
+            f"<tbody>{rows}</tbody></table></div></section>"
+        )
+
+    yield (
+        '<section><h2>How each one works</h2><p class="soft">Three people, a balancer, three web servers. A coat is a '
+        "session; its colour says whose it is.</p>"
+    )
+    yield '<div class="grid">'
+    yield from (_architecture(outcome, found) for outcome in results.architectures)
+    yield "</div></section>"
+
+    heading, rows_ = summary.table(results)
+    yield (
+        '<section><h2>What each one does and costs</h2><div class="scroll"><table><thead><tr>'
+        + "".join(f'<th scope="col">{_dot(cell) if cell else ""}{escape(cell)}</th>' for cell in heading)
+        + "</tr></thead><tbody>"
+        + "".join(
+            f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(c)}</td>" for c in row[1:]) + "</tr>"
+            for row in rows_
+        )
+        + f'</tbody></table></div><p class="soft" style="margin-top:10px">Medians of all rounds. {summary.MISSING}: not '
+        "measured, or there is nothing to measure.</p></section>"
+    )
+
+    pictures = list(_pictures(results, found, folder))
+    if pictures:
+        yield '<section><h2>Pictures</h2><div class="grid">' + "".join(pictures) + "</div></section>"
+
+    yield from _trust(results)
+    yield from _details(results)
+    yield from _again(results)
+    yield "</main><footer>Made by coatcheck lab. Every figure comes from the raw samples in the run's folder.</footer>"
+
+
+def _architecture(outcome: Outcome, found: Evidence) -> str:
+    architecture = ARCHITECTURES[outcome.architecture]
+    service = next(iter(architecture.needs), None)
+    copies = outcome.architecture == "all-to-all"
+    picture = charts.diagram(
+        f"{outcome.architecture}: {architecture.how}",
+        sticky=architecture.balancing == "sticky",
+        own=service is None and not copies,
+        copies=copies,
+        service=service,
+    )
+    figures = outcome.figures
+    words = [
+        f"{figures.before_kill.share:.1%} of the carts wrong",
+        f"{figures.sessions.share:.0%} of the sessions lost with a server",
+    ]
+    work = found.values("load", outcome.architecture, "busy", "store_p50")
+    if work:
+        words.append(f"{summary.spoken(work, 'ms')} of session work per request")
+    return (
+        f'<article class="card"><h3>{_dot(outcome.architecture)}{escape(outcome.architecture)}: '
+        f"{escape(architecture.title)}</h3>{picture}<p>{escape(architecture.how)}</p>"
+        f'<p class="soft">{escape("; ".join(words))}.</p></article>'
+    )
+
+
+def _pictures(results: Results, found: Evidence, folder: Path) -> Iterator[str]:
+    outcomes = results.architectures
+    names = [outcome.architecture for outcome in outcomes]
+    share = [(one.architecture, one.figures.before_kill.share) for one in outcomes]
+    rows = [charts.Row(name, value, value, value, f"{value:.1%}", name) for name, value in share]
+    yield _figure("Wrong carts", "Of the reads while all servers were up.", charts.bars("Wrong carts", rows))
+    lost = [(one.architecture, one.figures.sessions.share) for one in outcomes]
+    rows = [charts.Row(name, value, value, value, f"{value:.1%}", name) for name, value in lost]
+    yield _figure("Sessions lost with one server", "One web server was killed.", charts.bars("Sessions lost", rows))
+
+    rows = _rows(found, names, "crowding", "", "load")
+    if rows:
+        chart = charts.bars("Load in a crowd", rows, mark=1.0, mark_label="even")
+        yield _figure(
+            "A crowd on one server",
+            f"Requests of the busiest server, as a multiple of the mean. Up to {EVEN:g} counts as spread.",
+            chart,
+        )
+    rows = _rows(found, names, "crowding", "", "newcomer")
+    if rows:
+        chart = charts.bars("What an added server took over", rows)
+        yield _figure("Does an added server help?", "The share of the requests that it took over.", chart)
+    for figure, title in (("store_us", "Session work"), ("whole", "Whole request")):
+        by_name = {name: _durations(results, folder, name, figure) for name in names}
+        by_name = {name: values for name, values in by_name.items() if values}
+        if by_name:
+            chart = charts.distributions(f"{title}: distribution", by_name, unit="milliseconds")
+            yield _figure(f"{title}, when busy", "How many requests took longer; all rounds together.", chart)
+    cases = [case for case in ("calm", "busy", "stored") if found.values("load", "redis", case, "whole_p99")]
+    for case in cases:
+        rows = _rows(found, names, "load", case, "whole_p99")
+        words = {"calm": "few users", "busy": "many users", "stored": "many users, many sessions stored"}[case]
+        yield _figure(f"99th percentile: {words}", "Whole request. Whiskers: all rounds.", charts.bars(words, rows))
+    for figure, label in (("memory", "bytes per session"), ("network", "bytes per request")):
+        series = {}
+        for name in names:
+            sizes = sorted(int(case[1:]) for case in found.cases("growth", name))
+            values = [(float(size), found.values("growth", name, f"n{size}", figure)) for size in sizes]
+            points = [(size, statistics.median(each)) for size, each in values if each]
+            if points:
+                series[name] = points
+        if series:
+            title = "Memory, as servers are added" if figure == "memory" else "Network, as servers are added"
+            chart = charts.lines(title, series, x_label="web servers", y_label=label, log_x=True)
+            yield _figure(title, FIGURES[figure].title.capitalize() + ".", chart)
+    cases = [case for case in found.cases("layout", "redis") if not case.endswith("-at-once")]
+    rows = [
+        row
+        for case in cases
+        for row in _rows(found, ["redis", "redis-value"], "layout", case, "network", f"{case.replace('kB', ' kB')}, ")
+    ]
+    if rows:
+        chart = charts.bars("Bytes per change", rows)
+        yield _figure("A hash, or one value", "Bytes to and from the store for one changed field.", chart)
+
+
+def _rows(
+    found: Evidence, names: Sequence[str], experiment: str, case: str, figure: str, before: str = ""
+) -> list[charts.Row]:
+    rows = []
+    for name in names:
+        values = found.values(experiment, name, case, figure)
+        if values:
+            shown = summary.spoken(values, FIGURES[figure].unit)
+            label = before + ("hash" if name == "redis" else "one value") if before else name
+            rows.append(charts.Row(label, statistics.median(values), min(values), max(values), shown, name))
+    return rows
+
+
+def _durations(results: Results, folder: Path, architecture: str, figure: str) -> list[float]:
+    """Milliseconds, one for each request of the busy case, all rounds."""
+    files = [
+        file
+        for one in results.experiments
+        if (one.experiment, one.architecture, one.case) == ("load", architecture, "busy")
+        for file in one.files
+    ]
+    visits = [
+        sample
+        for file in files
+        for sample in samples.of_kind(samples.read(folder / file), Sample)
+        if sample.scheduled >= 0 and sample.status == 200
+    ]
+    if figure == "store_us":
+        return [visit.store_us / 1000 for visit in visits]
+    return [(visit.completed - visit.scheduled) * 1000 for visit in visits]
+
+
+def _figure(title: str, words: str, chart: str) -> str:
+    return f'<figure class="card"><h3>{escape(title)}</h3><p class="soft">{escape(words)}</p>{chart}</figure>'
+
+
+def _trust(results: Results) -> Iterator[str]:
+    yield f"<section><h2>How far to trust it</h2><p>{escape(summary.limits(results))}</p>"
+    warnings = summary.warnings(results)
+    if warnings:
+        yield '<div class="care"><p>The load generator itself was late or busy here:</p><ul>'
+        yield "".join(f"<li>{escape(warning)}</li>" for warning in warnings[:12])
+        yield f"</ul>{f'<p>and {len(warnings) - 12} more</p>' if len(warnings) > 12 else ''}</div>"
+    yield "</section>"
+
+
+def _details(results: Results) -> Iterator[str]:
+    yield (
+        "<section><h2>Every experiment</h2><details><summary>carts: do shoppers find what they put in, and what does the "
+        "kill of a server cost?</summary><p>Every shopper fills a cart in one request and reads it again and again; each "
+        "article carries its shopper's mark. Midway one web server is killed with SIGKILL. A read is wrong if it shows "
+        "anything but what was put in. A session is lost if it was there before, and never again.</p>"
+    )
+    for outcome in results.architectures:
+        for verdict in outcome.verdicts:
+            yield (
+                f'<p><span class="badge {_CLASS[verdict.answer]}">{verdict.answer}</span> {escape(outcome.architecture)}: '
+                f'{escape(verdict.claim)} <span class="soft">({escape(verdict.reason)})</span></p>'
+            )
+    yield "</details>"
+    for experiment in EXPERIMENTS.values():
+        theirs = [one for one in results.experiments if one.experiment == experiment.name]
+        if theirs:
+            yield f"<details><summary>{experiment.name}: {escape(experiment.question)}</summary>"
+            yield f"<p>{escape(experiment.method)}</p>"
+            yield from (_case(case, theirs, experiment.shown) for case in dict.fromkeys(one.case for one in theirs))
+            yield "</details>"
+    yield "</section>"
+
+
+def _case(case: str, theirs: Sequence[Measured], shown: Sequence[str]) -> str:
+    """One table: a figure in each row, an architecture in each column."""
+    measured = [one for one in theirs if one.case == case]
+    head = "".join(f'<th scope="col">{_dot(one.architecture)}{escape(one.architecture)}</th>' for one in measured)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(FIGURES[name].title)}</th>'
+        + "".join(
+            f"<td>{escape(summary.spoken(one.values(name), FIGURES[name].unit, spread=True))}</td>" for one in measured
+        )
+        + "</tr>"
+        for name in (*shown, "samples", "lag", "generator")
+        if any(one.values(name) for one in measured)
+    )
+    return (
+        f'<div class="scroll" style="margin-top:12px"><table><thead><tr><th scope="col">{escape(case)}</th>{head}</tr>'
+        f"</thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _again(results: Results) -> Iterator[str]:
+    versions = {**results.machine.packages, **results.machine.programs}
+    yield (
+        "<section><h2>Do it again</h2><p>All figures anew from the raw samples of this run, and the whole run anew:</p>"
+        f"<pre><code>coatcheck lab report {escape(results.folder)}\n{escape(command(results))}</code></pre>"
+        f'<p class="soft">{escape("; ".join(f"{name}: {said}" for name, said in versions.items()))}</p></section>'
+    )
+
+
+def command(results: Results) -> str:
+    """What was typed, or means the same."""
+    settings = results.settings
+    words = ["coatcheck lab"]
+    if settings.quick:
+        words.append("--quick")
+    words += [f"--only {','.join(settings.only)}", f"--scenario {settings.scenario}", f"--servers {settings.servers}"]
+    words += [f"--shoppers {settings.shoppers}", f"--rate {settings.rate:g}", f"--seconds {settings.seconds:g}"]
+    return " ".join([*words, f"--seed {settings.seed}"])
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _dot(architecture: str) -> str:
+    return f'<span class="dot s-{architecture}" aria-hidden="true"></span>'

@@ -1,0 +1,130 @@
+"""A quick run with one architecture, and what is made of it: the reports, in a real browser too, and comparisons."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from coatcheck.cli import main
+from coatcheck.lab import results, samples
+from coatcheck.lab.charts import Row, bars, distributions, lines
+from coatcheck.lab.samples import Sample
+from tests.servers.chromium import a_page
+
+from .labs import start_lab
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real run."""
+    lab = start_lab(tmp_path_factory.mktemp("reports") / "runs", "--quick", "--only", "redis")
+    said, progress = lab.end(120)
+    assert lab.popen.returncode == 0, said + progress
+    assert "holds: 6. A hash per session fits the data" in said
+    assert lab.processes() == set()
+    return lab.run
+
+
+def test_a_quick_run_puts_every_claim_to_the_test_as_far_as_it_goes(run: Path) -> None:
+    found = json.loads((run / "results.json").read_bytes())
+    answers = [claim["answer"] for claim in found["claims"]]
+    assert answers == ["not decided"] * 5 + ["holds"], "those about other architectures cannot be decided"
+    measured = {(one["experiment"], one["architecture"], one["case"]) for one in found["experiments"]}
+    assert ("load", "redis", "busy") in measured
+    assert ("growth", "redis", "n4") in measured
+    assert ("layout", "redis-value", "10kB-at-once") in measured
+    busy = next(one for one in found["experiments"] if (one["experiment"], one["case"]) == ("load", "busy"))
+    assert {"store_p50", "store_p99", "store_p999", "whole_p50", "web_cpu", "store_cpu", "network"} <= busy["rounds"][
+        0
+    ].keys()
+    visits = [entry for entry in samples.read(run / busy["files"][0]) if isinstance(entry, Sample)]
+    assert busy["rounds"][0]["samples"] == sum(visit.scheduled >= 0 for visit in visits), "raw samples are kept"
+
+
+def test_every_figure_is_made_anew_from_the_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = (run / "results.json").read_bytes()
+    (run / "results.json").write_bytes(re.sub(rb'"store_p50": [0-9.]+', b'"store_p50": 0.0', kept))
+    assert main(["lab", "report", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["experiments"] == json.loads(kept)["experiments"]
+
+
+def test_a_run_compared_with_itself_is_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "compare", str(run), str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "6. A hash per session fits the data" in said
+    assert "differs" not in said
+    assert "0 of " in said
+
+
+def test_runs_that_differ_are_told_apart(run: Path) -> None:
+    import msgspec
+
+    from coatcheck.lab.comparing import compare
+
+    found = results.recompute(run)
+    slower = [
+        msgspec.structs.replace(one, rounds=[each | {"store_p50": each.get("store_p50", 0) * 3} for each in one.rounds])
+        for one in found.experiments
+    ]
+    refuted = [msgspec.structs.replace(found.claims[-1], answer="does not hold")]
+    other = msgspec.structs.replace(found, experiments=slower, claims=[*found.claims[:-1], *refuted])
+    comparison = compare(found, other)
+    assert not comparison.same_verdicts
+    assert ("load busy redis", "store_p50") in [(where, name) for where, name, *_ in comparison.figures]
+
+
+def test_a_plan_needs_a_full_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--users",
+        "50M",
+        "--requests-per-second",
+        "200k",
+        "--session",
+        "4kB",
+        "--servers",
+        "40",
+        "--run",
+        str(run),
+    ]
+    assert main(["lab", "plan", *options]) == 2
+    assert "Make one with `coatcheck lab`, without --quick" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_report_in_markdown_says_what_the_page_says(run: Path) -> None:
+    text = (run / "report.md").read_text("utf-8")
+    assert "6. **A hash per session fits the data: holds.**" in text
+    assert "| sessions lost when a server is killed | 0 % |" in text
+    assert "coatcheck lab --quick --only redis --scenario shop --servers 3" in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_opens_offline_in_any_colours_and_on_a_telephone(
+    run: Path, scheme: Literal["light", "dark"], width: int
+) -> None:
+    with a_page(scheme=scheme, width=width) as (page, complaints):
+        page.goto((run / "report.html").as_uri())
+        assert page.locator(".claim .badge").all_inner_texts() == ["not decided"] * 5 + ["holds"]
+        assert page.get_by_role("img", name="redis: All web servers share one Redis").is_visible()
+        page.get_by_text("layout: Is a hash per session better").click()
+        assert page.locator("details[open] th", has_text="acknowledged changes that were gone").first.is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing hangs over the edge"
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
+        assert dark is (scheme == "dark")
+        assert complaints == []
+
+
+def test_a_chart_says_its_figures_to_screen_readers_and_escapes_names() -> None:
+    chart = bars("Wrong <carts>", [Row("local", 0.66, 0.6, 0.7, "66 %", "local")], mark=0.5, mark_label="even")
+    assert 'role="img" aria-label="Wrong &lt;carts&gt;"' in chart
+    assert "66 %" in chart
+
+
+def test_charts_of_nothing_and_of_one_point_are_drawn_too() -> None:
+    assert "<svg" in bars("none", [])
+    assert "<circle" in lines("one", {"redis": [(1.0, 0.0)]}, x_label="servers", y_label="bytes", log_x=True)
+    assert "<path" in distributions("one", {"redis": [0.3]}, unit="ms")

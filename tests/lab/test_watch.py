@@ -1,0 +1,145 @@
+"""The live view: real servers, and a real browser that presses its buttons."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.servers.chromium import a_page
+
+_COMMAND = "import sys; from coatcheck.cli import main; sys.exit(main())"
+
+
+class Live:
+    """`coatcheck lab watch`, as started from a terminal."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "lab", "watch", "sticky", "--no-browser"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env=os.environ | {"TMPDIR": str(scratch)},
+        )  # fmt: skip
+        assert self.popen.stdout is not None
+        told = re.search(r"http://\S+", self.popen.stdout.readline())
+        assert told is not None
+        self.url = told[0]
+
+    def processes(self) -> list[int]:
+        """What it started and is alive, by its folder for temporary files."""
+        mark = f"TMPDIR={self._scratch}".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdigit() and (
+                    mark in (folder / "environ").read_bytes().split(b"\0")
+                    or os.readlink(folder / "cwd").startswith(str(self._scratch))
+                ):
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    started = Live(tmp_path)
+    yield started
+    if started.popen.poll() is None:
+        os.killpg(started.popen.pid, signal.SIGINT)
+    started.popen.communicate(timeout=20)
+
+
+def ready(page: Page, architecture: str) -> None:
+    page.wait_for_function(f"state !== null && !state.busy && state.architecture === '{architecture}'")
+
+
+def test_a_cart_is_lost_with_its_server_and_not_where_all_servers_share_a_store(live: Live) -> None:
+    with a_page() as (page, complaints):
+        page.goto(live.url)
+        ready(page, "sticky")
+        page.get_by_role("button", name="Pause the others").click()
+        page.get_by_role("button", name="Put in a hat").click()
+        page.get_by_role("button", name="Put in a scarf").click()
+        expect(page.locator("#seen")).to_have_text("1 hat, 1 scarf")
+        expect(page.locator("#verdict")).to_contain_text("Right, says web-")
+        mine = page.evaluate("state.people[0].server")
+        expect(page.locator("#people tr").first.locator("td").last).to_have_text(mine)
+
+        page.get_by_role("button", name=f"Kill: {mine}").click()
+        expect(page.get_by_role("button", name=f"Revive: {mine}")).to_be_enabled()
+        page.get_by_role("button", name="Look at the cart").click()
+        expect(page.locator("#verdict")).to_contain_text("Wrong: web-")
+        expect(page.locator("#seen")).to_have_text("nothing")
+        expect(page.locator("#news")).to_contain_text(f"{mine} was killed")
+        page.get_by_role("button", name=f"Revive: {mine}").click()
+        expect(page.locator("#parts")).to_contain_text(f"{mine}: up")
+
+        # By keyboard alone: the next architecture is one key to the right.
+        page.locator("#architectures input:checked").focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("!state.busy && state.architecture !== 'sticky'")
+        page.locator("#architectures input[value=redis]").check(force=True)
+        ready(page, "redis")
+        page.get_by_role("button", name="Put in a hat").press("Enter")
+        expect(page.locator("#seen")).to_have_text("1 hat")
+        page.get_by_role("button", name="Cut link: web-1").press("Enter")
+        expect(page.locator("#parts")).to_contain_text("web-1: link cut")
+        page.get_by_role("button", name="Kill: web-2").press("Enter")
+        expect(page.locator("#parts")).to_contain_text("web-2: down")
+        page.get_by_role("button", name="Look at the cart").press("Enter")
+        expect(page.locator("#verdict")).to_have_text("Right, says web-3.")
+        expect(page.locator("#people tr").first.locator("td").last).to_have_text("store")
+        page.get_by_role("button", name="Mend link: web-1").press("Enter")
+        expect(page.locator("#parts")).to_contain_text("web-1: up")
+        assert page.locator("#stage g.coat").count() == page.evaluate("state.coats.store.length")
+        assert complaints == []
+
+        # Ctrl-C: nothing stays, and the page says so.
+        assert len(live.processes()) > 4
+        os.killpg(live.popen.pid, signal.SIGINT)
+        _, said = live.popen.communicate(timeout=20)
+        assert live.popen.returncode == 130
+        assert "Traceback" not in said
+        assert live.processes() == []
+        expect(page.locator("#busy")).to_have_text("The lab has stopped, or is out of reach.")
+
+
+def asked(url: str, headers: dict[str, str], body: bytes | None = None) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+def test_nobody_elses_page_can_press_its_buttons(live: Live) -> None:
+    order = json.dumps({"do": "kill", "what": "web-1"}).encode()
+    fine = {"content-type": "application/json", "x-coatcheck": "1"}
+    assert asked(live.url + "do", {"content-type": "text/plain"}, order) == (403, "Not from another page.")
+    assert asked(live.url, {"host": "attacker.example"})[0] == 403
+    assert asked(live.url + "do", fine, b"{}")[0] == 400
+    assert asked(live.url + "do", fine, json.dumps({"do": "kill", "what": "the king"}).encode())[0] in (400, 409)
+    status, page = asked(live.url, {})
+    assert status == 200
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page), "it needs nothing from elsewhere"
+
+
+def test_a_port_that_is_taken_is_a_clear_failure(live: Live, capfd: pytest.CaptureFixture[str]) -> None:
+    from coatcheck.cli import main
+
+    port = live.url.rpartition(":")[2].strip("/")
+    assert main(["lab", "watch", "--no-browser", "--port", port]) == 3
+    assert f"the page cannot be served at port {port}" in capfd.readouterr().err
