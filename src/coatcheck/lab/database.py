@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 from coatcheck.lab import postgresql
 from coatcheck.lab.errors import LabError
@@ -68,7 +68,7 @@ def _postgresql(supervisor: Supervisor, program: Path) -> Running:
     def url(port: int) -> str:
         return f"postgresql://{postgresql.USER}@{LOOPBACK}:{port}/postgres"
 
-    def asked(port: int, question: str) -> Any:
+    def asked(port: int, question: LiteralString) -> Any:
         try:
             with psycopg.connect(url(port), connect_timeout=2) as connection:
                 row = connection.execute(question).fetchone()
