@@ -34,7 +34,8 @@ class AsyncStore(Protocol):
         succeeds and changes nothing.
 
         Raises:
-            SessionExists: there is a live record with this id already; it is left as it is.
+            SessionExists: there is a live record with this id already; it is left as it is. A store may also refuse an id
+                that it remembers to have been deleted, since ids are never reused.
             StoreFull: there is no room.
             StoreUnavailable, OutcomeUnknown: see the module's docstring.
         """

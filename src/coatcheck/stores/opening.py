@@ -10,7 +10,7 @@ from typing import Any, cast
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.interface import AsyncStore, SyncStore
 
-_EXTRAS = {"redis": "redis"}  # import name of a client to the extra of coatcheck that brings it
+_EXTRAS = {"redis": "redis", "zmq": "replicated"}  # import name of a client to the extra of coatcheck that brings it
 
 
 def open_store(url: str) -> AsyncStore:
