@@ -42,9 +42,9 @@ class TestTwoPeersOfThreads(SyncStoreContract):
     _peers: list[SyncReplicatedStore]
 
     @pytest.fixture(scope="class", autouse=True)
-    def peers(self, request: pytest.FixtureRequest) -> Iterator[None]:
+    @classmethod
+    def peers(cls) -> Iterator[None]:
         target = Target.parse(url_for(2))
-        cls = request.cls
 
         def another() -> ReplicatedStore:
             return ReplicatedStore(target, clock=lambda: int(cls.now))
