@@ -128,3 +128,21 @@ class SyncOwnerIndex(Protocol):
     def sessions_of(self, owner: str) -> list[Record]:
         """See `AsyncOwnerIndex.sessions_of`."""
         ...
+
+
+@runtime_checkable
+class AsyncJoining(Protocol):
+    """A store that has to find others, and take over what they hold, before it can serve."""
+
+    async def start(self) -> None:
+        """Begin with that, without waiting for it. Calling it again is harmless.
+
+        Raises:
+            ConfigurationError: it cannot work as it is set up.
+            StoreUnavailable: it cannot begin yet.
+        """
+        ...
+
+    async def ready(self, *, timeout: float | None = None) -> bool:
+        """Whether it serves; waits for that, `timeout` seconds at most, or for as long as it takes. Starts it, too."""
+        ...

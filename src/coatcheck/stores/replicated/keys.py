@@ -14,6 +14,7 @@ _HEADER = """\
 # The key of a coatcheck cluster. Whoever has it can read and change every session: copy it to the servers of this
 # cluster, readable for their user alone, and nowhere else.
 """
+_LABEL = "secret:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,8 @@ class ClusterKey:
             text = path.read_text("ascii")
         except (OSError, ValueError) as error:
             raise ConfigurationError("keys", str(path), f"it cannot be read ({error})", next_step) from None
-        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
         try:
-            [secret] = lines
+            [secret] = [line.removeprefix(_LABEL).strip() for line in text.splitlines() if line.startswith(_LABEL)]
             return cls(zmq.curve_public(secret.encode()), secret.encode())
         except (ValueError, zmq.ZMQError):
             raise ConfigurationError("keys", str(path), "there is no cluster key in it", next_step) from None
@@ -58,4 +58,4 @@ class ClusterKey:
             FileExistsError: there is something already. It is left as it is.
         """
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{_HEADER}{self.secret.decode()}\n")
+            file.write(f"{_HEADER}{_LABEL} {self.secret.decode()}\n")
