@@ -17,10 +17,12 @@ class Site:
     Attributes:
         server: the web server that asks, such as `web-1`.
         redis_url: the Redis or Valkey of this run, if the architecture needs one.
+        peers: an address for each web server to be reached by the others, with commas between them.
     """
 
     server: str
     redis_url: str | None = None
+    peers: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,10 @@ def _redis(site: Site) -> str:
     return site.redis_url
 
 
+def _all_to_all(site: Site) -> str:
+    return f"replicated://{site.peers}"
+
+
 _ALL = (
     Architecture(
         name="local",
@@ -103,6 +109,15 @@ _ALL = (
         needs=frozenset(),
         store_url=_own_memory,
         promise=Promise(wrong_reads=_none, lost_sessions=_own_share),
+    ),
+    Architecture(
+        name="all-to-all",
+        title="all sessions on every web server",
+        how="Each web server holds all sessions and tells the others of each change, and the balancer takes turns.",
+        balancing="round-robin",
+        needs=frozenset(),
+        store_url=_all_to_all,
+        promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
     ),
     Architecture(
         name="redis",

@@ -19,7 +19,7 @@ from coatcheck.lab.history import FILE as HISTORY
 from coatcheck.lab.history import SCHEMA, Killed, Started, Writer
 from coatcheck.lab.messages import Job, Progress, Start, line
 from coatcheck.lab.plan import Plan
-from coatcheck.lab.processes import STORE_VARIABLE, Process, Supervisor, bound_socket
+from coatcheck.lab.processes import LOOPBACK, STORE_VARIABLE, Process, Supervisor, bound_socket, free_port
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.stopping import StopRequests
 
@@ -136,6 +136,7 @@ def _start_servers(
     """Start the web servers, wait until each answers, and give the processes and their ports by name."""
     servers: dict[str, Process] = {}
     ports: dict[str, int] = {}
+    peers = ",".join(f"{LOOPBACK}:{free_port()}" for _ in range(count))
     for number in range(1, count + 1):
         name = f"web-{number}"
         # The lab binds the port and hands it over: no other program can take it in between.
@@ -144,7 +145,7 @@ def _start_servers(
         servers[name] = supervisor.start(
             name,
             [sys.executable, "-m", "coatcheck.lab.shop", name, str(listening.fileno())],
-            environment={STORE_VARIABLE: architecture.store_url(Site(server=name, redis_url=redis_url))},
+            environment={STORE_VARIABLE: architecture.store_url(Site(server=name, redis_url=redis_url, peers=peers))},
             listening=listening,
         )
     for name, port in ports.items():

@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 import uvicorn
@@ -27,6 +29,8 @@ from coatcheck.lab.haproxy import HEALTH_PATH
 from coatcheck.lab.processes import STORE_VARIABLE
 from coatcheck.session import Session
 from coatcheck.starlette import SessionMiddleware
+from coatcheck.stores.interface import AsyncJoining
+from coatcheck.stores.opening import open_store
 
 SERVER_HEADER = "x-served-by"
 IDLE_TIMEOUT = 600  # seconds; sessions in a store that outlives the run are gone soon after
@@ -56,12 +60,21 @@ def create_shop(server: str, store: str) -> Starlette:
         )
 
     async def health(_request: Request) -> Response:
+        if isinstance(sessions, AsyncJoining) and not await sessions.ready(timeout=0):
+            return PlainTextResponse("its sessions are still on their way here", 503)
         return PlainTextResponse("ok")
 
+    @asynccontextmanager
+    async def closing(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await sessions.close()
+
+    sessions = open_store(store)
     return Starlette(
+        lifespan=closing,
         routes=[Route("/cart", cart, methods=["GET", "PUT"]), Route(HEALTH_PATH, health)],
         # Plain HTTP, so the cookie cannot be Secure. This warns, and rightly so; here nothing leaves the machine.
-        middleware=[Middleware(SessionMiddleware, store=store, https_only=False, idle_timeout=IDLE_TIMEOUT)],
+        middleware=[Middleware(SessionMiddleware, store=sessions, https_only=False, idle_timeout=IDLE_TIMEOUT)],
     )
 
 
