@@ -27,8 +27,10 @@ if __name__ == "__main__":  # before anybody looks at it
     _set_clock(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
 
 import asyncio
+import gc
 import json
 import random
+import resource
 import sys
 from typing import Any
 
@@ -126,6 +128,28 @@ class Obey:
     async def stop_work(self) -> list[tuple[str, str, str]]:
         assert self._worker is not None
         return await self._worker.stop()
+
+    async def commit(self, sessions: dict[str, str], count: int, in_flight: int) -> list[float]:
+        """Make so many commits, so many at a time; how many milliseconds each took."""
+        records = [a_record(session_id=session_id, secret_hash=proof) for session_id, proof in sessions.items()]
+        numbers = iter(range(count))
+        took = []
+
+        async def work() -> None:
+            for number in numbers:
+                new = records[number % len(records)]
+                began = time.perf_counter()
+                await self.store.update(new.session_id, a_commit(new, increments={"hits": 1}), timeout=60)
+                took.append((time.perf_counter() - began) * 1000)
+
+        await asyncio.gather(*(work() for _ in range(in_flight)))
+        return took
+
+    async def memory(self) -> int:
+        """Bytes of this process in the machine's memory."""
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
 
     async def set_clock(self, seconds: float) -> None:
         _set_clock(seconds)
