@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # More options for the command behind a target: make lab ARGS="--seconds 10"
 ARGS ?=
 
-# Which benchmarks: asgi http transport threads layout stored losses; one or several
+# Which benchmarks: asgi http transport threads layout stored losses replicated; one or several
 BENCH ?= asgi
 
 comma := ,

@@ -4,7 +4,7 @@
     python -m benchmarks.replicated --quick     a look in seconds
 
 For 1 to 8 processes on loopback, each of them a peer: how many commits they get acknowledged by all others in a second, and
-how long one takes; what a session takes in memory, in all processes together; and how many bytes are sent between them for it.
+how long one takes; what a session takes in memory, in all processes together; and how many bytes are sent for it.
 And once: what reading costs, compared with the memory store.
 """
 

@@ -247,6 +247,17 @@ async def test_peers_that_are_added_to_the_file_join_and_peers_taken_out_are_let
     async with asyncio.timeout(15):
         while (first.figures["live"], third.figures["live"]) != (1, 1):
             await asyncio.sleep(0.02)
+    list_peers()  # a file that is just being written
+    await asyncio.sleep(0.2)
+    assert first.figures["live"] == 1
+    list_peers(*ports)  # who comes back is heard again
+    async with asyncio.timeout(15):
+        while (first.figures["live"], second.figures["live"]) != (2, 2):
+            await asyncio.sleep(0.02)
+    list_peers(ports[0], ports[2])
+    async with asyncio.timeout(15):
+        while first.figures["live"] != 1:
+            await asyncio.sleep(0.02)
     file.unlink()  # a mishap: the last list that could be read counts
     await asyncio.sleep(0.2)
     assert first.figures["live"] == 1

@@ -164,6 +164,8 @@ class Target:
         else:
             lines = [line.partition("#")[0].strip() for line in Path(self.peers[0]).read_text("utf-8").splitlines()]
             peers = tuple(each for line in lines if line for each in spelled_out(line))
+        if not peers:  # it may be just being written
+            raise ConfigurationError("store", self.shown, "no peer is listed", "List this process at least")
         check_distinct(peers)
         self.check_secrecy(peers)
         return peers

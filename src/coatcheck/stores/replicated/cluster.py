@@ -209,6 +209,7 @@ class Cluster:
         self._now = now
         self._soon = soon
         self._drop = drop
+        self._numbers: dict[str, int] = {}
         self._news: list[News] = []
         self._claims: list[Claim] = []
         self._batch = Batch()
@@ -257,8 +258,10 @@ class Cluster:
         """Who the others are from now on. Returns who is new, and who is no longer."""
         new, old = addresses - self.peers.keys(), self.peers.keys() - addresses
         for address in old:
-            self._unfollow(self.peers.pop(address))
-        self.peers |= {address: Peer(address) for address in sorted(new)}
+            gone = self.peers.pop(address)
+            self._unfollow(gone)
+            self._numbers[address] = gone.number  # if it comes back, it must not take what is new for old
+        self.peers |= {address: Peer(address, number=self._numbers.pop(address, 0)) for address in sorted(new)}
         return new, set(old)
 
     def connected(self, address: str) -> None:
