@@ -19,15 +19,19 @@ store. A store that never waits may ignore it.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Coroutine
+from typing import Any, Protocol, runtime_checkable
 
 from coatcheck.record import Applied, Changes, NewRecord, Record
 
 
 class AsyncStore(Protocol):
-    """Where sessions live, for asynchronous applications. Used from one event loop at a time."""
+    """Where sessions live, for asynchronous applications. Used from one event loop at a time.
 
-    async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
+    Each verb is awaited, so it may be an `async def`, or hand out another one's coroutine.
+    """
+
+    def create(self, new: NewRecord, *, timeout: float | None = None) -> Coroutine[Any, Any, Applied]:
         """Store a new record, with version 1, that expires by its idle and absolute timeouts.
 
         Atomic: a record with all fields and its expiry, or none. Repeating the call with the same `operation`
@@ -41,7 +45,7 @@ class AsyncStore(Protocol):
         """
         ...
 
-    async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
+    def read(self, session_id: str, *, timeout: float | None = None) -> Coroutine[Any, Any, Record | None]:
         """The live record with this id, the store's present time included, or `None`.
 
         Reading does not touch. An expired record is absent, whether or not it has been removed yet. The record
@@ -54,7 +58,9 @@ class AsyncStore(Protocol):
         """
         ...
 
-    async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
+    def update(
+        self, session_id: str, changes: Changes, *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, Applied]:
         """Apply a commit atomically, exactly once, and never to a record that is gone.
 
         What it means is `coatcheck.record.apply`, by the store's own clock. Two commits never interleave. Repeating
