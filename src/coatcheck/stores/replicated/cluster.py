@@ -119,6 +119,7 @@ class Peer:
         synced: whether we are in step with it.
         outranks: whether we do not serve until we are.
         parted_ms: when we were in step with it last, by the sessions' clock; `None` if never, or still.
+        parted_node: its name then.
     """
 
     address: str
@@ -134,6 +135,7 @@ class Peer:
     synced: bool = False
     outranks: bool = False
     parted_ms: int | None = None
+    parted_node: str = ""
     sent: deque[tuple[int, int]] = field(default_factory=deque)
     batches: deque[tuple[int, Batch]] = field(default_factory=deque)
     walk: _Walk | None = None
@@ -326,7 +328,8 @@ class Cluster:
                 peer.walk.buckets = deque(buckets)
                 self._walk_on(peer, now)
             case Listed(bucket, listing) if peer.walk is not None and bucket == peer.walk.bucket:
-                if peer.ready and peer.parted_ms is not None and self._apart_for_long(peer):
+                had_all = peer.ready or peer.node == peer.parted_node  # and did not just start
+                if had_all and peer.parted_ms is not None and self._apart_for_long(peer):
                     # Deleted there, and the deletion forgotten meanwhile? Better to lose it than to revive it.
                     for session_id in self.replica.old_and_unlisted(bucket, listing, peer.parted_ms):
                         self.tell(self.replica.delete(session_id)[1])
@@ -356,8 +359,8 @@ class Cluster:
     def _lose_step(self, peer: Peer, head: Head) -> None:
         if peer.node:
             self.counts.gaps += 1
-        peer.node = head.node
         self._fall_out(peer)
+        peer.node = head.node
         rank = (head.ready, head.group, head.node)
         peer.outranks = head.ready and rank > (self.ready, self._group_without(peer), self.replica.clock.node)
         if peer.outranks and self.ready:
@@ -366,7 +369,7 @@ class Cluster:
 
     def _fall_out(self, peer: Peer) -> None:
         if peer.synced:
-            peer.parted_ms = self._clock_ms()
+            peer.parted_ms, peer.parted_node = self._clock_ms(), peer.node
         peer.synced, peer.walk = False, None
 
     def _begin_walk(self, peer: Peer, now: float) -> None:
