@@ -285,6 +285,26 @@ async def test_a_peer_that_dies_is_not_waited_for_and_one_that_comes_back_has_al
     await in_agreement([opened[0], opened[2], back])
 
 
+async def test_news_that_were_lost_on_the_way_are_noticed_and_made_up_for(
+    opened: list[ReplicatedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened += await open_peers(2, "silence=4&timeout=15&compare=3600")
+    new = a_record()
+    await opened[0].create(new)
+    post = opened[0]._post
+    assert post is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(post, "send", lambda address, parts: True)
+        opened[0]._cluster.tell(opened[0]._replica.update(new.session_id, a_commit(new, sets={"n": "1"}))[1])  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await in_agreement(opened)
+    record = await opened[1].read(new.session_id)
+    assert record is not None
+    assert record.fields == {"n": "1"}
+    assert opened[1].figures["gaps"] > 0
+
+
 @pytest.mark.parametrize(("ack", "changes"), [("all", True), ("none", True), ("majority", False)])
 async def test_what_the_last_one_of_three_may_do(opened: list[ReplicatedStore], ack: str, changes: bool) -> None:
     opened += await open_peers(3, f"silence=0.5&timeout=10&ack={ack}")
