@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # More options for the command behind a target: make lab ARGS="--seconds 10"
 ARGS ?=
 
-# Which benchmarks: asgi http frameworks transport threads layout stored sql losses; one or several
+# Which benchmarks: asgi http frameworks transport threads layout stored sql replicated losses; one or several
 BENCH ?= asgi
 
 comma := ,

@@ -56,6 +56,9 @@ DATABASES = "tests/promises/test_databases.py"
 SQL = "tests/stores/test_sql.py"
 TABLES = "tests/stores/test_sql_tables.py"
 OPENING = "tests/stores/test_sql_opening.py"
+ALL_TO_ALL = "tests/promises/test_all_to_all.py"
+PEERS = "tests/stores/test_replicated_peers.py"
+MERGE = "tests/stores/test_replicated_merge.py"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,11 @@ SQL_STORE = "stores/sql/store.py"
 SQL_VERBS = "stores/sql/verbs.py"
 SQL_TROUBLE = "stores/sql/trouble.py"
 FUNCTIONS = "stores/sql/postgresql.sql"
+MERGING = "stores/replicated/merge.py"
+REPLICA = "stores/replicated/replica.py"
+CLUSTER_OF_PEERS = "stores/replicated/cluster.py"
+REPLICATED = "stores/replicated/store.py"
+POST = "stores/replicated/post.py"
 
 DAMAGES = [
     # --- R1, R2 ------------------------------------------------------------------------------------------------------
@@ -519,6 +527,51 @@ DAMAGES = [
            (SQL_CORE, "raise StoreUnavailable(self.store, advice(version))\n        self._checked = True\n", "pass\n        self._checked = True\n")),
     damage("SQL what was emptied by a crash lacks its tables' version", f"{TABLES} as_named",
            ("stores/sql/schema.py", 'Column("version", Integer, primary_key=True), **usual)', 'Column("version", Integer, primary_key=True), **usual, **emptied_by_a_crash)')),
+    # --- all-to-all: R5, R8 to R11, R16, CVE-2026-34486 ---------------------------------------------------------------
+    damage("R16 all-to-all: the larger sum is taken, not both", (f"{MERGE} add_up", f"{PEERS} exact"),
+           (MERGING, "total = int(self.text or \"0\") + sum(amount for _, amount in self.adds.values())",
+            "total = int(self.text or \"0\") + max(amount for _, amount in self.adds.values())")),
+    damage("R16 all-to-all: a copy replaces the other whole", f"{MERGE} equal_in_whatever and not id_taken",
+           (MERGING, "    cells = one.copy()\n    for name, cell in other.items():", "    cells = other.copy()\n    for name, cell in ():")),
+    damage("R16 all-to-all: nobody is asked under require_unchanged", f"{PEERS} unchanged",
+           (REPLICATED, "        if changes.unchanged:\n            return await", "        if False:\n            return await")),
+    damage("R5 all-to-all: a commit is answered before the others have it", f"{PEERS} at_that_moment",
+           (REPLICATED, "        if everyone or ack == \"all\":\n            return None\n", "        if everyone or ack == \"all\":\n            return 0\n")),
+    damage("R5 all-to-all: a peer says that it heard what it has not taken in", f"{PEERS} at_that_moment",
+           (CLUSTER_OF_PEERS, "                self.replica.learn(self._credible(peer, news))\n                for claim", "                for claim")),
+    damage("R8 all-to-all: deletions are not remembered", (f"{MERGE} revives", f"{ALL_TO_ALL} one_side_of_a_cut"),
+           (REPLICA, "            if session_id in self._deleted:\n                continue", "            if False:\n                continue"),
+           (REPLICA, "            elif session_id in self._deleted:\n                news.append", "            elif False:\n                news.append")),
+    damage("R8 all-to-all: who was away for long brings back what was logged out", f"{ALL_TO_ALL} forgotten_meanwhile",
+           (CLUSTER_OF_PEERS, "return peer.parted_ms is not None and self._clock_ms() - peer.parted_ms > self._remember_ms", "return False")),
+    damage("R8 all-to-all: a commit that a login made void counts", f"{PEERS} login_beside",
+           (REPLICATED, "if self._replica.generation_of(session_id) == generation:", "if True:")),
+    damage("R8 all-to-all: a login is a change like any other", f"{MERGE} login_ends",
+           (MERGING, "return delta if changes.renewal.grace_ms else _next_generation(join(state, delta), after, stamp)", "return delta")),
+    damage("R9 all-to-all: a gap goes unnoticed", f"{PEERS} lost_on_the_way",
+           (CLUSTER_OF_PEERS, "head.node != peer.node or head.number != peer.next or ", "head.node != peer.node or ")),
+    damage("R9 all-to-all: copies are never compared again", f"{ALL_TO_ALL} found_by_comparing",
+           (CLUSTER_OF_PEERS, "now - peer.compared_at > self._compare:", "False:")),
+    damage("R10 all-to-all: a joiner serves before it has all", f"{ALL_TO_ALL} pieces",
+           (CLUSTER_OF_PEERS, "            if not all(peer.synced and peer.waits for peer in heard):\n                return\n", "")),
+    damage("R10 all-to-all: who finds nobody starts anyway", f"{PEERS} too_few",
+           (CLUSTER_OF_PEERS, "if self._needs_quorum and len(heard)", "if False and len(heard)")),
+    damage("R10 all-to-all: the donor sends all at once", f"{ALL_TO_ALL} pieces",
+           (REPLICA, "            if size >= most_bytes:\n", "            if False:\n"),
+           (CLUSTER_OF_PEERS, "_AT_ONCE = 500", "_AT_ONCE = 100_000"),
+           (REPLICA, "return (ord(session_id[0]) * 31 + ord(session_id[1])) % BUCKETS", "return 0")),
+    damage("R11 all-to-all: times travel as they stand on the clock", (f"{MERGE} hour_apart", f"{ALL_TO_ALL} their_time"),
+           (REPLICA, "        return Applied(1, now), News(new.session_id, shifted(state, -now))", "        return Applied(1, now), News(new.session_id, state)"),
+           (REPLICA, "            state = shifted(item.state, now)\n", "            state = item.state\n")),
+    damage("R11 all-to-all: the wall clock decides who was later", f"{ALL_TO_ALL} decide_nothing",
+           (MERGING, "        self._last = max(self._last + 1, self._clock() - self._zero)\n        return self._last, self.node",
+            "        import time\n        self._last = int(time.time() * 1000)\n        return self._last, self.node")),
+    damage("R11 all-to-all: each copy prolongs a session", f"{MERGE} prolongs",
+           (MERGING, "    return one if one.at <= other.at else other", "    return one if one.at >= other.at else other")),
+    damage("R2 all-to-all: strangers are let in", f"{PEERS} clusters_key",
+           (POST, 'welcome = mechanism == b"CURVE" and credentials == [ours]', "welcome = True")),
+    damage("R20 all-to-all: what cannot be understood ends the cluster", f"{PEERS} cannot_be_understood",
+           (CLUSTER_OF_PEERS, "        except (msgspec.DecodeError, ValueError, LookupError):", "        except ZeroDivisionError:")),
 ]  # fmt: skip
 
 

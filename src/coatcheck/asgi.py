@@ -101,12 +101,22 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
 
+        async def receive_and_start() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.manager.start()
+                except ConfigurationError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+            return message
+
         async def send_and_close(message: Message) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await self.manager.close()
             await send(message)
 
-        await self.app(scope, receive, send_and_close)
+        await self.app(scope, receive_and_start, send_and_close)
 
 
 class _Response:

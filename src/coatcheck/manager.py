@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 
 from coatcheck.codec import Codec, JSONCodec
@@ -19,6 +20,7 @@ from coatcheck.errors import (
     OutcomeUnknown,
     SessionGone,
     StoreError,
+    StoreUnavailable,
 )
 from coatcheck.events import Event, EventName, Observer
 from coatcheck.lifecycle import NOTHING, Plan, admit, begin, is_settled, plan, settle, ticket_of
@@ -26,7 +28,7 @@ from coatcheck.observers.logs import log
 from coatcheck.record import Applied, Record
 from coatcheck.session import Session
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore
+from coatcheck.stores.interface import AsyncJoining, AsyncOwnerIndex, AsyncStore
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.opening import open_store
 from coatcheck.ticket import Ticket
@@ -291,6 +293,24 @@ class SessionManager:
                 ended += 1
                 self._tell("destroyed", record.session_id)
         return ended
+
+    async def start(self) -> None:
+        """At the application's start: a store that has to join others begins with it, rather than at the first request.
+
+        Raises:
+            ConfigurationError: it cannot work as it is set up.
+        """
+        if isinstance(self.store, AsyncJoining):
+            with suppress(StoreUnavailable):  # it is tried again by the first who needs it
+                await self.store.start()
+
+    async def ready(self, *, timeout: float | None = None) -> bool:
+        """Whether sessions can be served, for a readiness probe. A store that has to join others is waited for.
+
+        Args:
+            timeout: seconds to wait at most; `None` for as long as it takes.
+        """
+        return not isinstance(self.store, AsyncJoining) or await self.store.ready(timeout=timeout)
 
     async def close(self) -> None:
         """Close the store if this manager opened it."""

@@ -26,7 +26,7 @@ def test_the_comparison_shows_what_each_architecture_loses(tmp_path: Path, capsy
     lab = start_lab(tmp_path / "runs", *SMALL)
     said, progress = lab.end(60)
     assert lab.popen.returncode == 0, said + progress
-    for words in ("local", "sticky", "redis", "database", "wrong carts", "lost", "errors", "p99"):
+    for words in ("local", "sticky", "all-to-all", "redis", "database", "wrong carts", "lost", "errors", "p99"):
         assert words in said
     assert "does not hold" not in said
     assert "web-2 killed" in progress
@@ -35,14 +35,14 @@ def test_the_comparison_shows_what_each_architecture_loses(tmp_path: Path, capsy
     assert results["schema"] == "coatcheck-lab-results/2"
     assert results["complete"]
     assert results["held"]
-    local, sticky, redis, database = (outcome["figures"] for outcome in results["architectures"])
+    local, sticky, all_to_all, redis, database = (outcome["figures"] for outcome in results["architectures"])
     assert local["before_kill"]["wrong"] / local["before_kill"]["count"] == pytest.approx(2 / 3, abs=0.12)
     assert sticky["before_kill"]["wrong"] == 0
     assert 0 < sticky["sessions"]["lost"] < sticky["sessions"]["at_risk"]
-    for shared in (redis, database):
+    for shared in (all_to_all, redis, database):
         assert shared["in_all"]["wrong"] == shared["sessions"]["lost"] == 0
         assert shared["sessions"]["survived"] > 20
-    for figures in (local, sticky, redis, database):
+    for figures in (local, sticky, all_to_all, redis, database):
         assert figures["operations"] == 680 == sum(figures["requests_by_server"].values()) + figures["errors"]
         assert figures["killed"] == "web-2"
 
@@ -117,7 +117,10 @@ def test_a_redis_that_runs_already_can_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--only", "galaxy"], "--only galaxy: no such architecture. Choose from local, sticky, redis, database."),
+        (
+            ["--only", "galaxy"],
+            "no such architecture. Choose from local, sticky, all-to-all, redis, database.",
+        ),
         (["--servers", "1"], "--servers 1: out of range (one is killed, and another has to go on). Use 2 to 16."),
         (["--shoppers", "1000"], "Use --seconds 85, or --rate 2429, or --shoppers 82."),
         (["--redis-url", "http://127.0.0.1/"], "--redis-url http://127.0.0.1/: not the URL of a Redis."),

@@ -131,14 +131,14 @@ def test_any_number_of_servers_works_with_the_other_settings_left_alone(servers:
 
 
 def test_architectures_are_chosen_one_by_one_or_with_commas() -> None:
-    assert chosen([]) == ("local", "sticky", "redis", "database")
+    assert chosen([]) == ("local", "sticky", "all-to-all", "redis", "database")
     assert chosen(["redis", "local"]) == ("redis", "local")
     assert chosen(["redis, local", "redis"]) == ("redis", "local")
 
 
 @pytest.mark.parametrize("name", ["galaxy", "", "local,,redis"])
 def test_an_unknown_architecture_is_refused_with_those_that_exist(name: str) -> None:
-    with pytest.raises(UsageError, match=r"no such architecture\. Choose from local, sticky, redis"):
+    with pytest.raises(UsageError, match=r"no such architecture\. Choose from local, sticky, all-to-all, redis"):
         chosen([name])
 
 

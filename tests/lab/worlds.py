@@ -21,7 +21,7 @@ def perfect(architecture: str, plan: Plan = PLAN) -> list[Entry]:
     servers = [f"web-{number}" for number in range(1, plan.servers + 1)]
     sticky = architecture == "sticky"
     shared: dict[str, Cart] = {}
-    stores = {server: shared if architecture in ("redis", "database") else {} for server in servers}
+    stores = {server: shared if architecture in ("redis", "all-to-all", "database") else {} for server in servers}
     turn, turn_after = cycle(servers), cycle([server for server in servers if server != VICTIM])
     cookies: dict[int, str] = {}
     pinned: dict[int, str] = {}

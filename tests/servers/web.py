@@ -58,8 +58,9 @@ class WebServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def end(self) -> None:
-        """Ask it to end, and wait; its log stays until `stop`."""
+        """Ask it to end, and wait; its log stays until `stop`. It may be started again."""
         self.process.stop()
+        self._log_read_from = len(self.log)
 
     def kill(self) -> None:
         """kill -9."""

@@ -100,6 +100,10 @@ def _redis_single_value(site: Site) -> str:
     return SINGLE_VALUE + _redis(site)
 
 
+def _all_to_all(site: Site) -> str:
+    return "replicated://" + ",".join(f"127.0.0.1:{port}" for port in site.peer_ports.values())
+
+
 _ALL = (
     Architecture(
         name="local",
@@ -118,6 +122,15 @@ _ALL = (
         needs=frozenset(),
         store_url=_own_memory,
         promise=Promise(wrong_reads=_none, lost_sessions=_own_share),
+    ),
+    Architecture(
+        name="all-to-all",
+        title="all sessions on every web server",
+        how="Each web server holds all sessions and tells the others of each change, and the balancer takes turns.",
+        balancing="round-robin",
+        needs=frozenset(),
+        store_url=_all_to_all,
+        promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
     ),
     Architecture(
         name="redis",

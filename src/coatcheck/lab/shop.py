@@ -20,6 +20,8 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 import uvicorn
@@ -37,7 +39,7 @@ from coatcheck.lab.processes import STORE_VARIABLE
 from coatcheck.record import NewRecord
 from coatcheck.session import Session
 from coatcheck.starlette import SessionMiddleware
-from coatcheck.stores.interface import AsyncStore
+from coatcheck.stores.interface import AsyncJoining, AsyncStore
 from coatcheck.stores.opening import open_store
 from coatcheck.ticket import Ticket, is_session_id, new_operation_id
 
@@ -65,7 +67,14 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
         store: where it keeps its sessions.
         port: where it serves.
     """
-    store = MeteredStore(store)
+    sessions, store = store, MeteredStore(store)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        if isinstance(sessions, AsyncJoining):
+            await sessions.start()
+        yield
+        await sessions.close()
 
     def answer(session: Session) -> Response:
         shown = {"server": server, "shopper": session.get("shopper"), "items": dict(session.map("cart"))}
@@ -94,6 +103,8 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
         return JSONResponse({"server": server}, headers={SERVER_HEADER: server})
 
     async def health(_request: Request) -> Response:
+        if isinstance(sessions, AsyncJoining) and not await sessions.ready(timeout=0):
+            return PlainTextResponse("its sessions are still on their way here", 503)
         return PlainTextResponse("ok")
 
     async def fill(request: Request) -> Response:
@@ -117,6 +128,7 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
         return JSONResponse([each for each, record in zip(asked, records, strict=True) if record is not None])
 
     return Starlette(
+        lifespan=lifespan,
         routes=[
             Route("/cart", cart, methods=["GET", "PUT"]),
             Route("/cart/{item}", add, methods=["POST"]),

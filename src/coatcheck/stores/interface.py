@@ -38,7 +38,8 @@ class AsyncStore(Protocol):
         succeeds and changes nothing.
 
         Raises:
-            SessionExists: there is a live record with this id already; it is left as it is.
+            SessionExists: there is a live record with this id already; it is left as it is. A store may also refuse an id
+                that it remembers to have been deleted, since ids are never reused.
             StoreFull: there is no room.
             StoreUnavailable, OutcomeUnknown: see the module's docstring.
         """
@@ -150,4 +151,22 @@ class SyncSweeping(Protocol):
 
     def sweep(self) -> int:
         """See `AsyncSweeping.sweep`."""
+        ...
+
+
+@runtime_checkable
+class AsyncJoining(Protocol):
+    """A store that has to find others, and take over what they hold, before it can serve."""
+
+    async def start(self) -> None:
+        """Begin with that, without waiting for it. Calling it again is harmless.
+
+        Raises:
+            ConfigurationError: it cannot work as it is set up.
+            StoreUnavailable: it cannot begin yet.
+        """
+        ...
+
+    async def ready(self, *, timeout: float | None = None) -> bool:
+        """Whether it serves; waits for that, `timeout` seconds at most, or for as long as it takes. Starts it, too."""
         ...

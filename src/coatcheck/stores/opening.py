@@ -10,7 +10,8 @@ from typing import Any, cast
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.interface import AsyncStore, SyncStore
 
-_EXTRAS = {"redis": "redis", "sqlalchemy": "sql"}  # import name of a client to the extra of coatcheck that brings it
+# Import name of a client to the extra of coatcheck that brings it.
+_EXTRAS = {"redis": "redis", "sqlalchemy": "sql", "zmq": "replicated"}
 
 
 def open_store(url: str) -> AsyncStore:

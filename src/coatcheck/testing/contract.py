@@ -794,8 +794,8 @@ class StoreContract:
 
     @_story
     async def test_a_caller_may_say_how_long_it_can_wait(self, store: AsyncStore) -> None:
-        new = a_record(fields={"n": "1"})
         for timeout in (30.0, None):
+            new = a_record(fields={"n": "1"})
             assert (await store.create(new, timeout=timeout)).version == 1
             record = await store.read(new.session_id, timeout=timeout)
             assert record is not None
