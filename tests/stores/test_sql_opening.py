@@ -33,6 +33,8 @@ SECRET = "hunter2"
         ("postgresql://u:hunter2@h/d?nonsense=1", "unknown option 'nonsense'"),
         ("postgresql://u:hun/ter2@h/d", "hunter2|cannot be made out"),
         ("postgresql://u:hunter2@h:port/d", "cannot be made out"),
+        ("postgresql://u:%zzhunter2@h/d", "cannot be made out"),
+        ("mysql://u:hunter2%@h/d", "cannot be made out"),
         ("postgresql://u:hunter2@h/d?timeout=-1", "timeout='-1': not a positive number"),
         ("postgresql://u:hunter2@h/d?pool_size=0", "pool_size='0': not a positive number"),
         ("postgresql://u:hunter2@h/d?create=perhaps", "create='perhaps': unknown. Use true or false"),
@@ -328,3 +330,54 @@ def test_a_mariadb_that_is_a_replica_now_is_down(mariadb: MariaDB) -> None:
         other.close()
     finally:
         mariadb("SET GLOBAL read_only = 0")
+
+
+def test_an_sqlite_file_that_was_used_before_a_fork_loses_nothing_after_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db?{PATIENT}"
+    store, session = open_sync_store(url), a_record()
+    store.create(session)  # as an application does that is loaded before its workers are forked
+    parents_turn, childs_turn = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        failed = 1
+        try:
+            for turn in range(2):
+                for _ in range(5):
+                    store.update(session.session_id, a_commit(session, increments={"hits": 1}))
+                if turn == 0:
+                    os.write(parents_turn[1], b"x")
+                    os.read(childs_turn[0], 1)  # until the parent has closed its store
+            failed = 0
+        finally:
+            os._exit(failed)
+    os.read(parents_turn[0], 1)
+    store.close()
+    os.write(childs_turn[1], b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    for end in (*parents_turn, *childs_turn):
+        os.close(end)
+    again = open_sync_store(url)
+    record = again.read(session.session_id)
+    again.close()
+    assert record is not None
+    assert record.fields["hits"] == "10", "an acknowledged commit is lost"
+
+
+async def test_a_row_that_somebody_keeps_locked_does_not_use_up_the_server(postgresql: PostgreSQL) -> None:
+    """Whoever ran out of time has hung up; and the server does not wait for the lock on their behalf for ever."""
+    store, session = open_store(f"{postgresql.url}&timeout=1"), a_record()
+    await store.create(session, timeout=20)
+    engine = create_async_engine(postgresql.url.partition("?")[0].replace("postgresql://", "postgresql+asyncpg://", 1))
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    async with engine.connect() as keeper, engine.connect() as watcher:
+        locked = text("SELECT 1 FROM coatcheck_sessions WHERE id = :id FOR UPDATE")
+        await keeper.execute(locked, {"id": session.session_id})
+        for _ in range(8):
+            with pytest.raises(StoreUnavailable):
+                await store.update(session.session_id, a_commit(session, increments={"hits": 1}), timeout=0.2)
+        async with asyncio.timeout(20):
+            while (await watcher.execute(waiting)).scalar_one() > 0:
+                await watcher.rollback()
+                await asyncio.sleep(0.1)
+    await engine.dispose()
+    await store.close()

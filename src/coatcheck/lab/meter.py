@@ -140,7 +140,7 @@ def traffic(shop_port: int) -> Traffic | None:
             if not str(link.readlink()).startswith("socket:"):
                 continue
             with socket.socket(fileno=os.dup(int(link.name))) as copy:
-                if copy.family != socket.AF_INET or copy.getsockname()[1] == shop_port:
+                if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.getsockname()[1] == shop_port:
                     continue
                 told = copy.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
                 acked, got = _ACKED_AND_RECEIVED.unpack_from(told, _OFFSET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,19 +87,24 @@ class Target:
         """
         shown = without_password(url)
         scheme, _, driver = url.partition("://")[0].lower().partition("+")
+        if scheme not in _SCHEMES:
+            raise ConfigurationError("store", shown, "no database", f"Use one such as '{_EXAMPLES['postgresql']}'")
         database = _SCHEMES[scheme]
         try:
             parts = urlsplit(url)
             pairs = parse_qsl(parts.query, keep_blank_values=True)
             several = "," in parts.netloc and database == "postgresql"
-            if "@" in parts.path + parts.query or parts.fragment or len(pairs) != len(dict(pairs)):
+            unclear = re.search(
+                "%(?![0-9A-Fa-f]{2})", url
+            )  # which one driver would take as it stands, and another quote
+            if unclear or "@" in parts.path + parts.query or parts.fragment or len(pairs) != len(dict(pairs)):
                 raise ValueError
             if not several and parts.port == 0:
                 raise ValueError
         except ValueError:  # not its own words: they may quote a piece of the password
             raise ConfigurationError(
                 "store", shown, "host, port, database or options cannot be made out",
-                f"Use one such as '{_EXAMPLES[database]}'; in a password write / ? # @ as %2F %3F %23 %40",
+                f"Use one such as '{_EXAMPLES[database]}'; in a password write / ? # @ % as %2F %3F %23 %40 %25",
             ) from None  # fmt: skip
         options = dict(pairs)
         durability = options.pop("durability", "full")

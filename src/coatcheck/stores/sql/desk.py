@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from coatcheck.stores.sql.asking import Ask, Connect, Release, Step
 from coatcheck.stores.sql.core import Call, Core
 from coatcheck.stores.sql.drivers import Way
-from coatcheck.stores.sql.lines import Line
+from coatcheck.stores.sql.lines import FileLine, Line
 from coatcheck.stores.sql.places import Places
 from coatcheck.stores.sql.sweeping import BATCH, Sweeper
 from coatcheck.stores.sql.timing import DEADLINE
@@ -76,6 +78,7 @@ class Desk:
         self.resting: Resting[Line] = Resting()
         self._places = None if places is None else Places(places)
         self._sweeper = Sweeper(sweep, lambda: self.perform(core.sweeping(BATCH, None))) if sweep else None
+        _DESKS.add(self)
 
     def perform(self, call: Call[T]) -> T:
         """See `Core.perform`."""
@@ -99,6 +102,14 @@ class Desk:
             self._sweeper.end()
         for line in self.resting.all():
             line.close()
+
+    def before_fork(self) -> None:
+        """Close the files that rest: a forked process would take our locks on them for its own."""
+        for line in self.resting.all():
+            if isinstance(line, FileLine):
+                line.close()
+            else:
+                self.resting.put(line)
 
     def forget(self) -> None:
         """Let go of what was opened without touching it: it is another process's."""
@@ -133,12 +144,13 @@ class _Hand:
     def _ask(self, ask: Ask) -> Any:
         assert self._line is not None
         with Uncertainty(self._call, ask) as uncertainty:
+            if ask.commits and monotonic() >= self._call.deadline:  # whoever asked may have been told already
+                uncertainty.unsent = True
+                raise Trouble("slow", "no time is left")
             try:
-                answer = self._line.ask(ask)
+                return self._line.ask(ask)
             except Exception as error:
                 raise trouble(error, self._desk.way) from error
-            uncertainty.over = True
-        return answer
 
     def _connect(self) -> None:
         if monotonic() >= self._call.deadline:
@@ -162,19 +174,19 @@ class _Hand:
 
 
 class Uncertainty:
-    """Notes at a call whether nobody knows what has become of its commit: from sending it until an answer has come.
+    """Notes at a call whether its commit may have been applied, when the call ends with something else than its answer.
 
     Attributes:
-        over: whether it was answered.
+        unsent: whether it was not even sent.
     """
 
-    __slots__ = ("_before", "_call", "_commits", "over")
+    __slots__ = ("_before", "_call", "_commits", "unsent")
 
     def __init__(self, call: Call[Any], ask: Ask) -> None:
         self._call = call
         self._commits = ask.commits
         self._before = call.uncertain
-        self.over = False
+        self.unsent = False
 
     def __enter__(self) -> Uncertainty:
         if self._commits:
@@ -182,13 +194,21 @@ class Uncertainty:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._commits:
-            if self.over:
-                self._call.uncertain = False
-            elif isinstance(error, Trouble) and error.kind in ("again", "full", "refused"):
-                self._call.uncertain = self._before  # this time it says that it was not applied
+        refused = isinstance(error, Trouble) and error.kind in ("again", "full", "refused")
+        if self._commits and (self.unsent or refused):
+            self._call.uncertain = self._before  # this time it says that it was not applied
 
 
 _ABANDONED: list[Desk] = []
 """Of the process from which this one was forked. They are kept, so that nothing of them is closed here: SQLite would give up
 the locks of the other process."""
+
+_DESKS: weakref.WeakSet[Desk] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for desk in list(_DESKS):
+        desk.before_fork()
+
+
+os.register_at_fork(before=_before_fork)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import registry
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.sql.address import Target
-from coatcheck.stores.sql.lines import AsyncmyLine, AsyncpgLine, EngineLine, GreenletLine, Line
+from coatcheck.stores.sql.lines import AsyncmyLine, AsyncpgLine, EngineLine, FileLine, GreenletLine, Line
 from coatcheck.stores.sql.timing import time_left
 
 
@@ -125,7 +125,11 @@ def _psycopg(target: Target) -> Way:
 
 
 def _commit_settings(target: Target) -> dict[str, str]:
-    return {"synchronous_commit": "off"} if target.durability == "delayed" else {}
+    # A server that waits for a lock does not notice that whoever asked has hung up: it must not do so for long.
+    settings = {"lock_timeout": str(max(1, int(target.timeout * 1000)))}
+    if target.durability == "delayed":
+        settings["synchronous_commit"] = "off"
+    return settings
 
 
 def _asyncmy(target: Target) -> Way:
@@ -174,7 +178,7 @@ def _sqlite(target: Target) -> Way:
         except BaseException:
             made.close()
             raise
-        return Line(made)
+        return FileLine(made)
 
     return Way(_dialect("sqlite.pysqlite", "qmark"), (sqlite3.Error,), connect)
 

@@ -61,6 +61,16 @@ class Line:
             self._driver.close()
 
 
+class FileLine(Line):
+    """A connection to a file of SQLite."""
+
+    def cut(self) -> None:
+        # A cursor that a traceback still holds would keep the transaction, and its lock, beyond the closing.
+        with suppress(Exception):
+            self._driver.rollback()
+        super().cut()
+
+
 class EngineLine(Line):
     """A connection of somebody's own engine. While we have it, each statement commits by itself there too.
 
@@ -148,7 +158,8 @@ class AsyncpgLine:
         await self._driver.close()
 
     def cut(self) -> None:
-        self._driver.terminate()
+        with suppress(Exception):  # its event loop may have ended
+            self._driver.terminate()
 
 
 class AsyncmyLine:
@@ -175,7 +186,8 @@ class AsyncmyLine:
         await self._driver.ensure_closed()
 
     def cut(self) -> None:
-        self._driver.close()
+        with suppress(Exception):  # its event loop may have ended
+            self._driver.close()
 
 
 class GreenletLine:

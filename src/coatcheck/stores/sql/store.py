@@ -225,13 +225,11 @@ class _Hand:
 
     async def _ask(self, ask: Ask) -> Any:
         assert self._line is not None
-        with Uncertainty(self._call, ask) as uncertainty:
+        with Uncertainty(self._call, ask):
             try:
-                answer = await self._line.ask(ask)
+                return await self._line.ask(ask)
             except Exception as error:
                 raise trouble(error, self._runner.way) from error
-            uncertainty.over = True
-        return answer
 
     async def _connect(self) -> None:
         self._line = self._runner.resting.take()
