@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.servers.chromium import a_page
+from tests.servers.processes import wait_until
 
 _COMMAND = "import sys; from coatcheck.cli import main; sys.exit(main())"
 
@@ -112,7 +113,7 @@ def test_a_cart_is_lost_with_its_server_and_not_where_all_servers_share_a_store(
         _, said = live.popen.communicate(timeout=20)
         assert live.popen.returncode == 130
         assert "Traceback" not in said
-        assert live.processes() == []
+        wait_until(lambda: live.processes() == [], "the end of all that it started")
         expect(page.locator("#busy")).to_have_text("The lab has stopped, or is out of reach.")
 
 

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
+
+expect.set_options(timeout=30_000)  # milliseconds: a busy machine builds servers slowly
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ARGUMENTS = (
