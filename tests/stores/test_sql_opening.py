@@ -50,6 +50,8 @@ SECRET = "hunter2"
         ("sqlite:///file::memory:", "in memory would not be shared"),
         ("sqlite:////nowhere/at/all.db", "its folder does not exist"),
         ("sqlite://server/file.db", "has no host"),
+        ("sqlite:////tmp", "it is a folder"),
+        ("postgresql://u:hunter2@h/d?sslmode=perhaps", "sslmode='perhaps': unknown. Use disable or allow"),
     ],
 )
 def test_a_mistake_in_the_url_is_refused_at_once(url: str, words: str) -> None:
@@ -381,3 +383,32 @@ async def test_a_row_that_somebody_keeps_locked_does_not_use_up_the_server(postg
                 await asyncio.sleep(0.1)
     await engine.dispose()
     await store.close()
+
+
+def test_an_engine_of_the_wrong_kind_is_refused_at_once(tmp_path: Path) -> None:
+    blocking, waiting = create_engine(f"sqlite:///{tmp_path}/a.db"), create_async_engine("postgresql+asyncpg://h/d")
+    in_memory = create_engine("sqlite://")
+    wrong: list[tuple[Any, Any, str]] = [
+        (SQLStore, blocking, "not an asynchronous engine"),
+        (SyncSQLStore, waiting, "not a synchronous engine"),
+        (SyncSQLStore, in_memory, "would not be shared"),
+    ]
+    for store, engine, words in wrong:
+        with pytest.raises(ConfigurationError, match=words):
+            store.from_engine(engine)
+    blocking.dispose()
+    in_memory.dispose()
+
+
+async def test_a_store_that_was_closed_may_be_used_again_and_sweeps_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db?sweep=60&{PATIENT}"
+
+    def sweepers() -> int:
+        return sum(thread.name == "coatcheck sweeps" for thread in threading.enumerate())
+
+    blocking = open_sync_store(url)
+    for _ in range(2):
+        await asyncio.to_thread(blocking.read, a_record().session_id)
+        assert sweepers() == 1
+        await asyncio.to_thread(blocking.close)
+        assert sweepers() == 0

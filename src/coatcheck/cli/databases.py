@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.stores.sql import SyncSQLStore, statements
+from coatcheck.stores.sql.address import Target
 from coatcheck.stores.sql.sweeping import BATCH, REST
 
 EXIT_OK = 0
@@ -113,6 +115,13 @@ def sweep_database(url: str, /, *, batch: int = BATCH, seconds: float = 60.0) ->
     end = monotonic() + seconds
     removed = 0
     try:
+        if batch < 1:
+            raise ConfigurationError("--batch", batch, "not a number of sessions", "Use 1 or more")
+        target = Target.parse(url)
+        if target.path and not Path(target.path).is_file():
+            raise ConfigurationError(
+                "URL", target.shown, "there is no such file", "Name the one that the web servers use"
+            )
         store = SyncSQLStore.from_url(url)
         try:
             while monotonic() < end:

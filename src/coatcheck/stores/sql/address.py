@@ -31,6 +31,7 @@ _OF_POSTGRESQL = frozenset({
     "host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "passfile",
     "target_session_attrs",
 })  # fmt: skip
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _OF_MYSQL = frozenset({"unix_socket", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname"})
 _EXAMPLES: dict[Database, str] = {
     "postgresql": "postgresql://user:password@host:5432/database",
@@ -62,7 +63,7 @@ class Target:
             their turn.
         create: whether the tables are created if they are missing; default only for SQLite.
         durability: what "acknowledged" means: `full` (default), `delayed` or `unlogged`.
-        sweep: seconds between two sweeps in the background; 0 (default) for none.
+        sweep: seconds between two sweeps in the background; none unless they are given.
     """
 
     shown: str
@@ -132,6 +133,8 @@ class Target:
         elif database == "mysql":
             where["options"] = _mysql(parts, options, shown)
         else:
+            if "sslmode" in options and options["sslmode"] not in _SSL_MODES:
+                raise ConfigurationError("sslmode", options["sslmode"], "unknown", f"Use {' or '.join(_SSL_MODES)}")
             query = url.partition("?")[2]
             kept = [pair for pair in query.split("&") if pair.partition("=")[0] in _OF_POSTGRESQL]
             where["plain"] = "postgresql://" + url.partition("://")[2].partition("?")[0]
@@ -158,6 +161,8 @@ def _file(url: str, shown: str, host: str) -> str:
             "store", shown, "a database in memory would not be shared by the connections, let alone by processes",
             "Name a file, as in 'sqlite:///sessions.db', or use 'memory://' for one process",
         )  # fmt: skip
+    if Path(path).is_dir():
+        raise ConfigurationError("store", shown, "it is a folder", "Name a file in it, as in 'sqlite:///sessions.db'")
     if not Path(path).absolute().parent.is_dir():
         raise ConfigurationError("store", shown, "its folder does not exist", f"Create {Path(path).absolute().parent}")
     return path

@@ -67,6 +67,11 @@ def way_to(target: Target, *, asynchronous: bool) -> Way:
 def way_through(engine: Engine, *, asynchronous: bool) -> Way:
     """The way through somebody's own engine; for asynchronous code, its `sync_engine`."""
     dialect: Any = engine.dialect
+    if dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            "engine", str(engine.url), "in memory would not be shared by its connections",
+            "Name a file, or use memory:// for one process",
+        )  # fmt: skip
     errors: tuple[type[Exception], ...] = (dialect.loaded_dbapi.Error,)
     if dialect.driver == "asyncpg":
         errors += _asyncpg_errors()
@@ -136,7 +141,14 @@ def _asyncmy(target: Target) -> Way:
     import asyncmy
 
     async def connect() -> AsyncmyLine:
-        return AsyncmyLine(await asyncmy.connect(**_mysql_arguments(target)))
+        made = await asyncmy.connect(**_mysql_arguments(target))
+        try:
+            async with made.cursor() as cursor:
+                await cursor.execute(_NO_LONG_WAIT)
+        except BaseException:
+            made.close()
+            raise
+        return AsyncmyLine(made)
 
     return Way(_dialect("mysql.asyncmy", "format"), (asyncmy.errors.Error,), connect)
 
@@ -147,9 +159,19 @@ def _pymysql(target: Target) -> Way:
     def connect() -> Line:
         left = max(0.001, time_left())
         made = pymysql.connect(**_mysql_arguments(target), connect_timeout=left, read_timeout=left, write_timeout=left)
+        try:
+            with made.cursor() as cursor:
+                cursor.execute(_NO_LONG_WAIT)
+        except BaseException:
+            made.close()
+            raise
         return Line(made, must_be_told=True)
 
     return Way(_dialect("mysql.pymysql", "format"), (pymysql.Error,), connect)
+
+
+_NO_LONG_WAIT = "SET SESSION innodb_lock_wait_timeout = 1, lock_wait_timeout = 1"
+"""Seconds. A server that waits for a lock does not notice that whoever asked has hung up."""
 
 
 def _mysql_arguments(target: Target) -> dict[str, Any]:

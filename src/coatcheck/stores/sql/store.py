@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from coatcheck.errors import ConfigurationError
 from coatcheck.record import Applied, Changes, NewRecord, Record
 from coatcheck.stores.opening import without_password
 from coatcheck.stores.sql.address import Target
@@ -71,6 +72,13 @@ class SQLStore:
 
         While the store has a connection, each statement on it commits by itself.
         """
+        if not isinstance(engine, AsyncEngine):
+            raise ConfigurationError(
+                "engine",
+                type(engine).__qualname__,
+                "not an asynchronous engine",
+                "Use SQLAlchemy's create_async_engine",
+            )
         shown = without_password(engine.url.render_as_string())
         core = Core(engine.dialect, shown, prefix=prefix, timeout=timeout)
         way = way_through(engine.sync_engine, asynchronous=True)
@@ -127,7 +135,10 @@ class SQLStore:
         if runner is not None and latest is loop and self._process == os.getpid():
             return runner
         forked = self._process != os.getpid()  # what is open is the parent's, then
-        for other in [other for other in list(self._runners) if other.is_closed() or forked]:
+        if forked:
+            _OF_PARENTS.extend(self._runners.values())
+            self._runners.clear()
+        for other in [other for other in list(self._runners) if other.is_closed()]:
             self._runners.pop(other).forget()
         self._process = os.getpid()
         runner = self._runners[loop] = self._runners.get(loop) or self._make()
@@ -149,8 +160,12 @@ class Runner(Protocol):
         ...
 
     def forget(self) -> None:
-        """Let go of what was opened, without a word to the other side: its loop is gone, or it is another process's."""
+        """Let go of what was opened, without a word to the other side: its loop is gone."""
         ...
+
+
+_OF_PARENTS: list[Runner] = []
+"""They are kept as they are: a connection that is closed here would be taken out of the parent's event loop too."""
 
 
 class _InLoop:

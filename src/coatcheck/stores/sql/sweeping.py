@@ -47,6 +47,7 @@ class AsyncSweeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            self._task = None
 
     async def _sweep(self) -> None:
         pause = _until_next(self._every, 0, 0)
@@ -68,17 +69,23 @@ class Sweeper:
         self._batch = batch
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Begin, at the first call only."""
+        """Begin, at the first call only, and at the first after an end."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._sweep, name="coatcheck sweeps", daemon=True)
-            self._thread.start()
+            with self._lock:
+                if self._thread is None:
+                    self._over.clear()
+                    self._thread = threading.Thread(target=self._sweep, name="coatcheck sweeps", daemon=True)
+                    self._thread.start()
 
     def end(self) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
+        with self._lock:
+            self._over.set()
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
 
     def _sweep(self) -> None:
         pause = _until_next(self._every, 0, 0)

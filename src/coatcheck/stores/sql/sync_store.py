@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
+from coatcheck.errors import ConfigurationError
 from coatcheck.record import Applied, Changes, NewRecord, Record
 from coatcheck.stores.opening import without_password
 from coatcheck.stores.sql.address import Target
@@ -55,6 +56,10 @@ class SyncSQLStore:
         the pool, for connecting and for an answer is up to the engine's own settings: `timeout` seconds, or those that the
         caller gives, bound only when something is begun.
         """
+        if not isinstance(engine, Engine):
+            raise ConfigurationError(
+                "engine", type(engine).__qualname__, "not a synchronous engine", "Use SQLAlchemy's create_engine"
+            )
         shown = without_password(engine.url.render_as_string())
         core = Core(engine.dialect, shown, prefix=prefix, timeout=timeout)
         return cls(lambda: Desk(core, way_through(engine, asynchronous=False), None))

@@ -123,7 +123,11 @@ class Verbs:
     def sessions_of(self, owner: str) -> Steps[list[Record]]:
         if not is_text(owner):
             return []
-        found = yield rows(self._owned, owner=written(owner))
+        try:
+            wanted = written(owner)
+        except UnstorableValue:
+            return []
+        found = yield rows(self._owned, owner=wanted)
         return [record for record in self._records(found) if record.owner == owner and _is_sound(record)]
 
     def create(self, new: NewRecord) -> Steps[Applied]:
