@@ -243,13 +243,13 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> N
         said = capsys.readouterr().err
         assert "coatcheck: store=" in said
         assert "hunter2" not in said
-    for wrong, words in (
+    for wrong, problem in (
         (["sweep", "postgresql://h/d", "--batch", "0"], "--batch=0: not a number of sessions"),
         (["sweep", "sqlite:////tmp/there-is-no-such-file.db"], "there is no such file"),
         (["schema", "create", "redis://h"], "no database"),
     ):
         assert main(wrong) == 2
-        assert words in capsys.readouterr().err
+        assert problem in capsys.readouterr().err
     assert main(["sweep", "postgresql://u:hunter2@127.0.0.1:1/d"]) == 1
     said = capsys.readouterr().err
     assert "unavailable" in said
