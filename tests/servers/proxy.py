@@ -157,6 +157,7 @@ class _Link:
         buffer = bytearray()
         while data := await _read(self._client_reader):
             buffer += data
+            passed = bytearray()
             for message in take_messages(buffer):
                 words = arguments(message)
                 idle = not self._waiting
@@ -165,9 +166,13 @@ class _Link:
                 if idle and len(self._proxy.commands) > before:
                     self._proxy.round_trips += 1
                 if action == "cut before":
+                    server.write(passed)
                     return
                 self._waiting.append(action)
-                server.write(message)
+                passed += message
+            server.write(
+                passed
+            )  # together, as they came: or their replies may come in pieces, each of which is delayed
 
     async def _downstream(self, server: asyncio.StreamReader) -> None:
         buffer = bytearray()
