@@ -33,7 +33,7 @@ lab: env-lab  ## compare the ways of keeping sessions, on real servers, in under
 demo: env-lab  ## a page on which to break real servers, and see what happens to a cart
 	@$(BIN)/coatcheck lab watch $(ARGS)
 
-test: env-dev  ## run all tests, in about 4 minutes
+test: env-dev  ## run all tests, in about 15 minutes
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: env-dev  ## formatting, lint, types, import contracts, documentation links

@@ -36,7 +36,7 @@ kills and restarts parts, and judges six claims with figures:
 
 Try:
 
-  coatcheck lab                             everything, in under six minutes
+  coatcheck lab                             everything, in about six minutes
   coatcheck lab --quick                     what the claims need, in a minute
   coatcheck lab --carts-only --servers 5    what a kill costs with five servers
   coatcheck lab --scenario flash-sale       other people; or a file of your own
