@@ -435,7 +435,7 @@ DAMAGES = [
     damage("Flask: markup loses its type", f"{FLASK} flashed",
            ("flask_common.py", 'carry(Markup, "@html", str.__str__, Markup)', "Markup")),
     damage("Flask: a ticket may be cached", f"{FLASK} caches",
-           ("flask_common.py", "finished = finish_text_headers(headers.to_wsgi_list(), looked_at=True, set_cookie=set_cookie)", 'finished = [*headers.to_wsgi_list(), ("Set-Cookie", set_cookie)]')),
+           ("flask_common.py", "finished = finish_text_headers(headers.to_wsgi_list(), looked_at=True, set_cookies=set_cookies)", 'finished = [*headers.to_wsgi_list(), *(("Set-Cookie", each) for each in set_cookies)]')),
     damage("R4 Quart: a store that is down is a traceback", f"{QUART} down",
            ("quart.py", "        except REFUSALS as error:\n            session.unread = error\n", "        except ZeroDivisionError:\n            pass\n")),
     damage("Django: an unknown key is adopted", f"{DJANGO} adopted",

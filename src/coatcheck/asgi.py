@@ -163,9 +163,9 @@ class _Response:
         session = self._session
         is_http = self._start == "http.response.start"
         session.close(_RESPONSE_STARTED if is_http else None, HEADERS_SENT)
-        looked_at, set_cookie = session.looked_at, session.set_cookie
-        if looked_at or set_cookie is not None:
-            headers = finish_headers(message.get("headers", ()), looked_at=looked_at, set_cookie=set_cookie)
+        looked_at, set_cookies = session.looked_at, session.set_cookies
+        if looked_at or set_cookies:
+            headers = finish_headers(message.get("headers", ()), looked_at=looked_at, set_cookies=set_cookies)
             return {**message, "headers": headers}
         if is_http:
             session.guard_first_look(partial(refuse_first_look, message.get("headers", ())))

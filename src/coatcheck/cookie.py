@@ -1,21 +1,26 @@
-"""The cookie that carries the ticket: finding it in a request, writing it into a response."""
+"""The cookies, of the ticket and of the freshness token: finding one in a request, writing it into a response."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from coatcheck.settings import CookieSettings
 
 
 class Cookie:
-    """Reads and writes one cookie. Names match by exact bytes, as a browser that enforces `__Host-` matches them."""
+    """Reads and writes one cookie. Names match by exact bytes, as a browser that enforces `__Host-` matches them.
 
-    def __init__(self, settings: CookieSettings) -> None:
-        name = self._name = settings.name or ""
+    Args:
+        settings: the ticket's.
+        suffix: of the name, for a cookie beside it. The browser keeps that one until it closes.
+    """
+
+    def __init__(self, settings: CookieSettings, suffix: str = "") -> None:
+        name = self._name = (settings.name or "") + suffix
         self._start = f"{name}=".encode("ascii")
         where = f"; Path={settings.path}" + (f"; Domain={settings.domain}" if settings.domain else "")
         how = f"; HttpOnly; SameSite={settings.same_site.capitalize()}" + ("; Secure" if settings.secure else "")
-        age = "" if settings.max_age is None else f"; Max-Age={settings.max_age}"
+        age = "" if settings.max_age is None or suffix else f"; Max-Age={settings.max_age}"
         self._write_end = age + where + how
         self._erase = f'{name}=""; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{where}{how}'
 
@@ -37,32 +42,37 @@ class Cookie:
         return found
 
     def write(self, value: str) -> str:
-        """The `Set-Cookie` value that hands over a ticket."""
+        """The `Set-Cookie` value that hands it over."""
         return f"{self._name}={value}{self._write_end}"
 
     def erase(self) -> str:
-        """The `Set-Cookie` value that takes the ticket back."""
+        """The `Set-Cookie` value that takes it back."""
         return self._erase
 
 
+SEEN = "-seen"
+"""What the name of the freshness token's cookie ends with, after that of the ticket's. It is a cookie of its own: an answer
+that hands out a token may arrive after one with a new ticket, from a login beside it, and must not bring back the old one."""
+
+
 def finish_headers(
-    headers: Iterable[tuple[bytes, bytes]], *, looked_at: bool, set_cookie: str | None
+    headers: Iterable[tuple[bytes, bytes]], *, looked_at: bool, set_cookies: Sequence[str]
 ) -> list[tuple[bytes, bytes]]:
     """A response's headers as they must be for caches on the way not to mix up users.
 
-    `Vary: Cookie` whenever the session was looked at; with a ticket in the response `Cache-Control: no-store`, unless it
+    `Vary: Cookie` whenever the session was looked at; with a cookie of ours in it `Cache-Control: no-store`, unless it
     forbids storing already (RFC 9111, 5.2.2.5; ASVS 5.0, 14.2.2 and 14.3.2). Fields that would overrule it for one
     kind of cache (RFC 9213) go.
     """
     headers = list(headers)
-    if set_cookie is not None:
+    if set_cookies:
         stored_nowhere = b"no-store" in _words(headers, b"cache-control")
         kept_out = _TARGETED_CACHE_FIELDS if stored_nowhere else (*_TARGETED_CACHE_FIELDS, b"cache-control")
         headers = [(name, value) for name, value in headers if name.lower() not in kept_out]
-        headers.append((b"set-cookie", set_cookie.encode("ascii")))
+        headers += [(b"set-cookie", set_cookie.encode("ascii")) for set_cookie in set_cookies]
         if not stored_nowhere:
             headers.append((b"cache-control", b"no-store"))
-    if looked_at or set_cookie is not None:
+    if looked_at or set_cookies:
         for name, value in headers:
             if name.lower() == b"vary" and not _BY_COOKIE.isdisjoint(_words([(name, value)], b"vary")):
                 break

@@ -20,9 +20,10 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
-from django.utils.cache import patch_cache_control
+from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.utils.module_loading import import_string
 
+from coatcheck.cookie import SEEN
 from coatcheck.errors import CoatcheckError, ConfigurationError, InsecureCookieWarning, SessionExists, SessionGone
 from coatcheck.manager import ManagedSession, SessionManager
 from coatcheck.observers.logs import log
@@ -150,6 +151,29 @@ class SessionStore(SessionBase):
     def require_unchanged(self) -> None:
         """Save only if no other request has changed the session since this one read it."""
         self._session.require_unchanged()
+
+    def take_seen(self, value: str) -> None:
+        """Take the freshness token that the browser showed, in a cookie beside the key's."""
+        if self._stored.ticket is not None:
+            self._stored.ticket.show(value)
+
+    def hand_out_seen(self, response: HttpResponse) -> None:
+        """Give the browser the freshness token that it is to hold from now on, if that is another one."""
+        stored = self._stored
+        if stored.set_seen is None:
+            return
+        stored.set_seen = None
+        name, path, domain = _seen_name(), django_settings.SESSION_COOKIE_PATH, django_settings.SESSION_COOKIE_DOMAIN
+        same_site = django_settings.SESSION_COOKIE_SAMESITE
+        if stored.ticket is None or not stored.ticket.seen:
+            response.delete_cookie(name, path=path, domain=domain, samesite=same_site)
+        else:
+            response.set_cookie(
+                name, stored.ticket.seen_cookie_value, path=path, domain=domain, samesite=same_site,
+                secure=django_settings.SESSION_COOKIE_SECURE, httponly=django_settings.SESSION_COOKIE_HTTPONLY,
+            )  # fmt: skip
+        patch_vary_headers(response, ("Cookie",))
+        patch_cache_control(response, no_store=True)
 
     # --- what goes to the store, each with and without waiting -------------------------------------------------------
 
@@ -354,9 +378,10 @@ class _Stored(ManagedSession):
 class SessionMiddleware(middleware.SessionMiddleware):
     """`django.contrib.sessions.middleware.SessionMiddleware`, with clear answers while the store is down.
 
-    In place of Django's own it makes three differences: what fails because the store is down is answered with 503 and
+    In place of Django's own it makes four differences: what fails because the store is down is answered with 503 and
     `Retry-After` (a refused `require_unchanged()` with 409) rather than 500, a response that carries the cookie has
-    `Cache-Control: no-store`, and under ASGI no thread is needed to save a session.
+    `Cache-Control: no-store`, under ASGI no thread is needed to save a session, and a store that lags behind on one
+    server gets its freshness token back, in a cookie of its own.
     """
 
     async def __acall__(self, request: HttpRequest) -> HttpResponse:
@@ -375,6 +400,13 @@ class SessionMiddleware(middleware.SessionMiddleware):
             session.saved_ahead = True
         return self.process_response(request, response)
 
+    def process_request(self, request: HttpRequest) -> None:
+        """See Django's own."""
+        super().process_request(request)
+        seen = request.COOKIES.get(_seen_name())
+        if seen is not None and isinstance(request.session, SessionStore):
+            request.session.take_seen(seen)
+
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Answer what a view did not catch."""
         return _answer(exception) if isinstance(exception, REFUSALS) else None
@@ -390,6 +422,9 @@ class SessionMiddleware(middleware.SessionMiddleware):
             return _in_place_of(response, trouble)
         if django_settings.SESSION_COOKIE_NAME in response.cookies:
             patch_cache_control(response, no_store=True)
+        session = getattr(request, "session", None)
+        if isinstance(session, SessionStore):
+            session.hand_out_seen(response)
         return response
 
 
@@ -410,6 +445,11 @@ def session_settings() -> Settings:
 def _answer(error: CoatcheckError) -> HttpResponse:
     answer = answer_to(error)
     return HttpResponse(answer.text, status=answer.status, headers=dict(answer.headers))
+
+
+def _seen_name() -> str:
+    name: str = django_settings.SESSION_COOKIE_NAME + SEEN
+    return name
 
 
 def _in_place_of(response: Any, error: CoatcheckError) -> HttpResponse:

@@ -18,6 +18,8 @@ EventName: TypeAlias = Literal[
     "record_corrupt",  # the store holds something that is not a session record
     "foreign_reply",  # the store's answer belonged to somebody else; its connection was dropped
     "commit_refused",  # the session had gone, or had changed under require_unchanged()
+    "read_stale",  # what was read lacks something that the browser has seen already, and that may still come
+    "rolled_back",  # what the browser has seen already is nowhere any more; it gets a new freshness token
     "store_unavailable",  # the store did not answer, or not in time
 ]
 

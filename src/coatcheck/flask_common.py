@@ -10,6 +10,7 @@ from markupsafe import Markup
 from werkzeug.http import dump_cookie
 
 from coatcheck.codec import Codec, carry
+from coatcheck.cookie import SEEN
 from coatcheck.errors import ConfigurationError
 from coatcheck.events import Observer
 from coatcheck.manager import ManagedSession
@@ -207,30 +208,39 @@ def cookie_is_due(interface: Any, app: Any, session: FlaskAttributes) -> bool:
 
 
 def finish(interface: Any, app: Any, session: FlaskAttributes, response: Any, *, again: bool) -> None:
-    """The response as it must be with this session: its cookie if the browser needs one, and the headers for caches."""
-    set_cookie = None
+    """The response as it must be with this session: its cookies if the browser needs any, and the headers for caches."""
+    name, ticket = interface.get_cookie_name(app), session.ticket
+    set_cookies = []
     if session.set_cookie is not None or (again and session.session_id is not None):
-        ticket = session.ticket
-        set_cookie = dump_cookie(
-            interface.get_cookie_name(app),
-            "" if ticket is None else ticket.cookie_value,
-            max_age=0 if ticket is None else None,
-            expires=0 if ticket is None else interface.get_expiration_time(app, session),
-            path=interface.get_cookie_path(app),
-            domain=interface.get_cookie_domain(app),
-            secure=interface.get_cookie_secure(app),
-            httponly=interface.get_cookie_httponly(app),
-            samesite=interface.get_cookie_samesite(app),
-            partitioned=interface.get_cookie_partitioned(app),
-        )
-        session.set_cookie = None
+        value, until = ("", 0) if ticket is None else (ticket.cookie_value, interface.get_expiration_time(app, session))
+        set_cookies.append(_cookie(interface, app, name, value, until))
+    if session.set_seen is not None:
+        value, until = ("", 0) if ticket is None or not ticket.seen else (ticket.seen_cookie_value, None)
+        set_cookies.append(_cookie(interface, app, name + SEEN, value, until))
+    session.set_cookie = session.set_seen = None
     headers = response.headers
-    if set_cookie is not None:
-        finished = finish_text_headers(headers.to_wsgi_list(), looked_at=True, set_cookie=set_cookie)
+    if set_cookies:
+        finished = finish_text_headers(headers.to_wsgi_list(), looked_at=True, set_cookies=set_cookies)
         headers.clear()
         headers.extend(finished)
     elif session.accessed:
         vary_by_cookie(response)
+
+
+def _cookie(interface: Any, app: Any, name: str, value: str, until: Any) -> str:
+    """A cookie with all that Flask's settings say of the session's; one without a value is taken back."""
+    return dump_cookie(
+        name,
+        value,
+        max_age=None if value else 0,
+        expires=until,
+        path=interface.get_cookie_path(app),
+        domain=interface.get_cookie_domain(app),
+        secure=interface.get_cookie_secure(app),
+        httponly=interface.get_cookie_httponly(app),
+        samesite=interface.get_cookie_samesite(app),
+        partitioned=interface.get_cookie_partitioned(app),
+    )
 
 
 def vary_by_cookie(response: Any) -> None:

@@ -119,8 +119,9 @@ def plan(session: Session, settings: Settings, *, surely: bool = False) -> Plan:
     renewed, renewal = _periodic_renewal(session, record, ticket, settings)
     if surely or renewal is not None or _touch_is_due(record, settings):
         touch = Changes(
-            proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record), renewal=renewal
-        )
+            proof=ticket.secret_hash, idle_ms=settings.idle_ms, owner=_indexed_owner(record), renewal=renewal,
+            seen=ticket.seen,
+        )  # fmt: skip
         return Plan(update=touch, essential=surely, ticket=renewed, shown=ticket)
     return NOTHING
 
@@ -162,6 +163,7 @@ def _plan_update(session: Session, record: Record, ticket: Ticket, delta: Delta,
         renewal=renewal,
         owner=session._owner or _indexed_owner(record),
         absolute_ms=None if session._owner is None else settings.absolute_ms,
+        seen=ticket.seen,
     )
     return Plan(update=changes, ticket=renewed, shown=ticket, delta=delta)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 
 from coatcheck.codec import Codec, JSONCodec
-from coatcheck.cookie import Cookie
+from coatcheck.cookie import SEEN, Cookie
 from coatcheck.errors import (
     ConfigurationError,
     Conflict,
@@ -23,12 +23,12 @@ from coatcheck.errors import (
     StoreUnavailable,
 )
 from coatcheck.events import Event, EventName, Observer
-from coatcheck.lifecycle import NOTHING, Plan, admit, begin, is_settled, plan, settle, ticket_of
+from coatcheck.lifecycle import NOTHING, CookieAction, Plan, admit, begin, is_settled, plan, settle, ticket_of
 from coatcheck.observers.logs import log
-from coatcheck.record import Applied, Record
+from coatcheck.record import Applied, FreshRead, Record
 from coatcheck.session import Session
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import AsyncJoining, AsyncOwnerIndex, AsyncStore
+from coatcheck.stores.interface import AsyncFreshness, AsyncJoining, AsyncOwnerIndex, AsyncStore
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.opening import open_store
 from coatcheck.ticket import Ticket
@@ -42,14 +42,22 @@ LEAST_TIME = 0.05
 class ManagedSession(Session):
     """A request's `Session`, with what a manager notes of it."""
 
-    __slots__ = ("committing", "set_cookie", "settings", "time_left")
+    __slots__ = ("committing", "set_cookie", "set_seen", "settings", "time_left")
 
     def __init__(self, manager: SessionManager, ticket: Ticket | None) -> None:
         super().__init__(manager.codec, ticket)
         self.settings = manager.settings
         self.set_cookie: str | None = None  # what the response must carry after a commit, if anything
+        self.set_seen: str | None = None  # the same of the freshness token
         self.committing: list[asyncio.Future[None]] | None = None  # while a commit is under way, who waits for its end
         self.time_left = manager.settings.store_ms / 1000  # seconds that this request may still spend on its store
+
+    @property
+    def set_cookies(self) -> Sequence[str]:
+        """All `Set-Cookie` values that the response must carry."""
+        if self.set_cookie is None and self.set_seen is None:
+            return ()
+        return [each for each in (self.set_cookie, self.set_seen) if each is not None]
 
 
 class AsyncSession(ManagedSession):
@@ -133,6 +141,8 @@ class SessionManager:
         self.cookie = Cookie(self.settings.cookie)
         self._owns_store = isinstance(store, str)
         self.store: AsyncStore = open_store(store) if isinstance(store, str) else store
+        self._fresh = self.store if isinstance(self.store, AsyncFreshness) else None
+        self._seen_cookie = None if self._fresh is None else Cookie(self.settings.cookie, SEEN)
         self._observers = tuple(observers)
         self._check_parts()
 
@@ -161,9 +171,14 @@ class SessionManager:
 
     def ticket_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Ticket | None:
         """The ticket that a request with these headers shows, if it is one."""
+        headers = tuple(headers) if self._seen_cookie is not None else headers
         ticket, refusal = ticket_of(headers, self.cookie)
         if refusal:
             self._tell("ticket_refused", None, refusal)
+        elif ticket is not None and self._seen_cookie is not None:
+            shown = self._seen_cookie.find(headers)
+            if len(shown) == 1:
+                ticket.show(shown[0])
         return ticket
 
     async def load(self, session: ManagedSession) -> None:
@@ -172,8 +187,13 @@ class SessionManager:
         if ticket is None or session.loaded:
             return
         began = monotonic()
+        found: FreshRead | None = None
         try:
-            record = await self.store.read(ticket.session_id, timeout=session.time_left)
+            if self._fresh is not None and ticket.seen:
+                found = await self._fresh.read_fresh(ticket.session_id, ticket.seen, timeout=session.time_left)
+                record = found.record
+            else:
+                record = await self.store.read(ticket.session_id, timeout=session.time_left)
         except CorruptRecord as error:
             self._tell("record_corrupt", ticket.session_id, error.problem)
             if not session.loaded:
@@ -187,6 +207,8 @@ class SessionManager:
         refusal = admit(session, ticket, record)
         if refusal:
             self._tell("ticket_refused", ticket.session_id, refusal)
+        elif found is not None:
+            self._note_lag(session, ticket, found)
 
     def is_settled(self, session: ManagedSession) -> bool:
         """Whether a commit would find nothing to do: the store has all that the session holds, and no touch is due."""
@@ -246,6 +268,8 @@ class SessionManager:
             session.set_cookie = self.cookie.write(todo.ticket.cookie_value)
         elif action == "erase":
             session.set_cookie = self.cookie.erase()
+        if self._seen_cookie is not None:
+            self._note_seen(session, todo, applied, action)
         if todo.create is not None:
             self._tell("created", todo.create.session_id)
         elif applied is not None and applied.renewed:
@@ -324,6 +348,28 @@ class SessionManager:
             await self.store.delete(todo.delete, timeout=time_left)
             time_left -= monotonic() - began
         return None if todo.create is None else await self.store.create(todo.create, timeout=time_left)
+
+    def _note_seen(self, session: ManagedSession, todo: Plan, applied: Applied | None, action: CookieAction) -> None:
+        """The browser is to hold the freshness token of what was committed."""
+        ticket = session.ticket
+        if action == "erase" and self._seen_cookie is not None:
+            session.set_seen = self._seen_cookie.erase()
+        elif applied is not None and ticket is not None and (ticket is todo.shown or ticket is todo.ticket):
+            self._hand_out(session, ticket, applied.seen)
+
+    def _note_lag(self, session: ManagedSession, ticket: Ticket, found: FreshRead) -> None:
+        """What was read may lack something that the browser has seen already."""
+        if found.seen is not None:
+            self._hand_out(session, ticket, found.seen)
+        if found.lag == "late":
+            self._tell("read_stale", ticket.session_id)
+        elif found.lag == "rolled back":
+            self._tell("rolled_back", ticket.session_id)
+
+    def _hand_out(self, session: ManagedSession, ticket: Ticket, seen: str) -> None:
+        if self._seen_cookie is not None and seen != ticket.seen:
+            ticket.seen = seen
+            session.set_seen = self._seen_cookie.write(ticket.seen_cookie_value) if seen else self._seen_cookie.erase()
 
     def _index(self) -> AsyncOwnerIndex:
         if not isinstance(self.store, AsyncOwnerIndex):

@@ -156,6 +156,7 @@ class Changes(Struct, frozen=True, kw_only=True, gc=False):
         owner: whose session it is from now on, or `None` to keep the present owner. A session without a deadline names
             its owner in every commit, because an index of owners cannot tell otherwise how long it lives.
         absolute_ms: an absolute timeout that starts anew now, or `None` to keep the present deadline.
+        seen: the freshness token that the browser showed, or `""`; see `Applied.seen`.
     """
 
     proof: str
@@ -171,6 +172,7 @@ class Changes(Struct, frozen=True, kw_only=True, gc=False):
     renewal: Renewal | None = None
     owner: str | None = None
     absolute_ms: int | None = None
+    seen: str = ""
 
     __repr__ = discreetly
 
@@ -190,6 +192,8 @@ class Applied(Struct, frozen=True, gc=False):
         renewed: whether the renewal that it asked for took place.
         by_previous: whether it was made with the previous secret, in its grace: the browser has, or is about to get, a
             newer ticket than the one that it showed.
+        seen: the freshness token that the browser is to hold from now on, from a store with that power; `""` for none.
+            It stands for all that the browser has seen, this commit included, as far as others may not have it yet.
     """
 
     version: int
@@ -197,6 +201,22 @@ class Applied(Struct, frozen=True, gc=False):
     counters: Mapping[str, int] = field(default_factory=dict)
     renewed: bool = False
     by_previous: bool = False
+    seen: str = ""
+
+
+class FreshRead(Struct, frozen=True, gc=False):
+    """What a store read that was asked for no less than a freshness token stands for.
+
+    Attributes:
+        record: the best that could be had; `None` if there is no such session.
+        lag: `""` if it has all that the token stands for; `late` if not, and the rest may still come; `rolled back` if
+            the rest is nowhere any more.
+        seen: the freshness token that the browser is to hold instead, `""` for none; `None` to keep the one that it has.
+    """
+
+    record: Record | None
+    lag: Literal["", "late", "rolled back"] = ""
+    seen: str | None = None
 
 
 Outcome: TypeAlias = Applied | Literal["unknown"]

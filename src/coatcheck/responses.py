@@ -3,7 +3,7 @@ the response has begun, and the headers that keep users apart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -89,8 +89,8 @@ def as_bytes(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 
 
 def finish_text_headers(
-    headers: Iterable[tuple[str, str]], *, looked_at: bool, set_cookie: str | None
+    headers: Iterable[tuple[str, str]], *, looked_at: bool, set_cookies: Sequence[str]
 ) -> list[tuple[str, str]]:
     """`cookie.finish_headers` for headers that are text."""
-    finished = finish_headers(as_bytes(headers), looked_at=looked_at, set_cookie=set_cookie)
+    finished = finish_headers(as_bytes(headers), looked_at=looked_at, set_cookies=set_cookies)
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in finished]

@@ -16,9 +16,9 @@ from coatcheck.errors import ConfigurationError, NotLoaded
 from coatcheck.events import Observer
 from coatcheck.manager import ManagedSession, SessionManager, check_store
 from coatcheck.observers.logs import log
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import SyncOwnerIndex, SyncStore
+from coatcheck.stores.interface import SyncFreshness, SyncOwnerIndex, SyncStore
 from coatcheck.stores.opening import open_sync_store
 from coatcheck.ticket import Ticket
 
@@ -89,7 +89,10 @@ class SyncSessionManager:
                 "store", type(self.store).__qualname__, "an asynchronous store in a synchronous application",
                 "Give a URL, or what open_sync_store() returns",
             )  # fmt: skip
-        self.shared = SessionManager(_AnswersAtOnce(self.store), settings, codec=codec, observers=observers)
+        answering = _AnswersAtOnce(self.store)
+        if isinstance(self.store, SyncFreshness):
+            answering = _FreshAtOnce(self.store, self.store)
+        self.shared = SessionManager(answering, settings, codec=codec, observers=observers)
         self.settings = self.shared.settings
         self.codec = self.shared.codec
         self.cookie = self.shared.cookie
@@ -157,6 +160,17 @@ class _AnswersAtOnce:
 
     async def close(self) -> None:
         self._store.close()
+
+
+class _FreshAtOnce(_AnswersAtOnce):
+    """The same, of one that knows of freshness tokens."""
+
+    def __init__(self, store: SyncStore, fresh: SyncFreshness) -> None:
+        super().__init__(store)
+        self._fresh = fresh
+
+    async def read_fresh(self, session_id: str, seen: str, *, timeout: float | None = None) -> FreshRead:
+        return self._fresh.read_fresh(session_id, seen, timeout=timeout)
 
 
 def at_once(coroutine: Coroutine[Any, Any, T]) -> T:

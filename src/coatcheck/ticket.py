@@ -11,7 +11,12 @@ from binascii import b2a_base64
 
 ID_CHARACTERS = 16  # 96 random bits, base64url
 _SECRET_CHARACTERS = 32  # 192 random bits, base64url
+LONGEST_SEEN = 200
+"""Characters that a freshness token has at most."""
+
+_TAG_CHARACTERS = 4  # of the session id, which a freshness token's cookie begins with
 _ID_FORM = re.compile(rf"[A-Za-z0-9_-]{{{ID_CHARACTERS}}}", re.ASCII)
+_SEEN_FORM = re.compile(rf"([A-Za-z0-9_-]{{{_TAG_CHARACTERS}}})([A-Za-z0-9_.~-]{{1,{LONGEST_SEEN}}})", re.ASCII)
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
@@ -23,14 +28,17 @@ class Ticket:
 
     Attributes:
         session_id: 16 base64url characters.
+        seen: the freshness token that came with it, for the store to read; `""` for none. It proves nothing: whoever
+            makes one up waits for it, and gets no more than his ticket opens. See `stores.interface.AsyncFreshness`.
         secret_hash: SHA-256 of the secret in base64, 44 characters: all that a store ever sees of it. A fast hash is right
             here, unlike for passwords: 192 random bits cannot be guessed.
     """
 
-    __slots__ = ("_secret", "secret_hash", "session_id")
+    __slots__ = ("_secret", "secret_hash", "seen", "session_id")
 
     def __init__(self, session_id: str, secret: bytes) -> None:
         self.session_id = session_id
+        self.seen = ""
         self._secret = secret
         self.secret_hash = b2a_base64(hashlib.sha256(secret).digest(), newline=False).decode()
 
@@ -52,7 +60,21 @@ class Ticket:
 
     def renewed(self) -> Ticket:
         """A ticket for the same session with a fresh secret."""
-        return Ticket(self.session_id, secrets.token_urlsafe(24).encode())
+        ticket = Ticket(self.session_id, secrets.token_urlsafe(24).encode())
+        ticket.seen = self.seen
+        return ticket
+
+    def show(self, value: bytes | str) -> None:
+        """Take the freshness token in a cookie's value. What is none, or another session's, counts as none."""
+        if isinstance(value, bytes):
+            value = value.decode("latin-1")
+        match = _SEEN_FORM.fullmatch(value)
+        self.seen = match[2] if match is not None and self.session_id.startswith(match[1]) else ""
+
+    @property
+    def seen_cookie_value(self) -> str:
+        """What goes into the freshness token's cookie: which session it is of, and the token."""
+        return self.session_id[:_TAG_CHARACTERS] + self.seen
 
     @property
     def cookie_value(self) -> str:

@@ -153,9 +153,9 @@ class _Response:
                 raise _Replaced from None
         session.close(RESPONSE_STARTED, HEADERS_SENT)
         status, headers = self._head
-        looked_at, set_cookie = session.looked_at, session.set_cookie
-        if looked_at or set_cookie is not None:
-            headers = finish_text_headers(headers, looked_at=looked_at, set_cookie=set_cookie)
+        looked_at, set_cookies = session.looked_at, session.set_cookies
+        if looked_at or set_cookies:
+            headers = finish_text_headers(headers, looked_at=looked_at, set_cookies=set_cookies)
         elif streams:
             session.guard_first_look(partial(refuse_first_look, as_bytes(headers)))
         self.begun = True

@@ -148,7 +148,7 @@ def test_over_plain_http_it_says_so_loudly_and_works() -> None:
 
 
 def finish(given: Headers, *, looked_at: bool = True, ticket: bool = False) -> Headers:
-    return finish_headers(list(given), looked_at=looked_at, set_cookie="__Host-session=x; Path=/" if ticket else None)
+    return finish_headers(list(given), looked_at=looked_at, set_cookies=["__Host-session=x; Path=/"] if ticket else [])
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:

@@ -234,5 +234,5 @@ def test_an_event_has_room_for_an_id_and_a_few_words_only() -> None:
 def test_answers_may_be_shown() -> None:
     assert (
         repr(Applied(2, NOW, {"hits": 3}))
-        == f"Applied(version=2, touched_ms={NOW}, counters={{'hits': 3}}, renewed=False, by_previous=False)"
+        == f"Applied(version=2, touched_ms={NOW}, counters={{'hits': 3}}, renewed=False, by_previous=False, seen='')"
     )

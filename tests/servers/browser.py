@@ -1,4 +1,4 @@
-"""A browser with one cookie: what it is given it keeps and shows, as over HTTPS, whatever the test's server speaks."""
+"""A browser with a session's cookies: what it is given it keeps and shows, as over HTTPS, whatever the server speaks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from coatcheck.asgi import ASGIApp
+from coatcheck.cookie import SEEN
 
 COOKIE = "__Host-session"
 
@@ -20,11 +21,15 @@ class Browser:
         where: an ASGI application, or the URL of a real server.
         cookie: the cookie's name.
         ticket: the cookie's value to begin with.
+
+    Attributes:
+        seen: the value of the freshness token's cookie; `None` if there is none.
     """
 
     def __init__(self, where: ASGIApp | str, *, cookie: str = COOKIE, ticket: str | None = None) -> None:
         self.cookie = cookie
         self.ticket = ticket
+        self.seen: str | None = None
         if isinstance(where, str):
             self._client = httpx.AsyncClient(base_url=where, timeout=20)
         else:
@@ -56,8 +61,9 @@ class Browser:
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         self._client.cookies.clear()
         headers = dict(options.pop("headers", {}))
-        if self.ticket is not None:
-            headers["cookie"] = f"{self.cookie}={self.ticket}"
+        shown = {self.cookie: self.ticket, self.cookie + SEEN: self.seen}
+        if any(shown.values()):
+            headers["cookie"] = "; ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
         response = await self._client.request(method, path, headers=headers, **options)
         for header in response.headers.get_list("set-cookie"):
             self._take(header)
@@ -70,5 +76,9 @@ class Browser:
     def _take(self, header: str) -> None:
         pair, *attributes = header.split("; ")
         name, _, value = pair.partition("=")
-        assert name == self.cookie, header
-        self.ticket = None if "Max-Age=0" in attributes else value
+        kept = None if "Max-Age=0" in attributes else value
+        if name == self.cookie + SEEN:
+            self.seen = kept
+        else:
+            assert name == self.cookie, header
+            self.ticket = kept

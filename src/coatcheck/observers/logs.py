@@ -17,6 +17,8 @@ _LEVELS: dict[EventName, int] = {
     "commit_refused": logging.INFO,
     "field_unreadable": logging.WARNING,
     "record_corrupt": logging.WARNING,
+    "read_stale": logging.WARNING,
+    "rolled_back": logging.WARNING,
     "store_unavailable": logging.ERROR,
     "foreign_reply": logging.CRITICAL,
 }

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Protocol, runtime_checkable
 
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 
 
 class AsyncStore(Protocol):
@@ -169,4 +169,32 @@ class AsyncJoining(Protocol):
 
     async def ready(self, *, timeout: float | None = None) -> bool:
         """Whether it serves; waits for that, `timeout` seconds at most, or for as long as it takes. Starts it, too."""
+        ...
+
+
+@runtime_checkable
+class AsyncFreshness(Protocol):
+    """A store that may show one server less than the same browser has seen on another one already, and knows of it.
+
+    Its answers to `create` and `update` say in `Applied.seen` which **freshness token** the browser is to hold: ASCII
+    letters, digits and `_.~-`, `coatcheck.ticket.LONGEST_SEEN` of them at most, and `""` for none. It comes back with the
+    next request, to whichever server, in `Changes.seen` and here. What is in it is the store's own business. It may be
+    old, or made up by anybody: it may cost a short wait, and must never open, end or create a session.
+    """
+
+    async def read_fresh(self, session_id: str, seen: str, *, timeout: float | None = None) -> FreshRead:
+        """`AsyncStore.read`, with no less than `seen` stands for, if that can be had without waiting for long.
+
+        Raises:
+            CorruptRecord, ForeignReply, StoreUnavailable: as for `read`. That something is late, or lost, is no error.
+        """
+        ...
+
+
+@runtime_checkable
+class SyncFreshness(Protocol):
+    """See `AsyncFreshness`."""
+
+    def read_fresh(self, session_id: str, seen: str, *, timeout: float | None = None) -> FreshRead:
+        """See `AsyncFreshness.read_fresh`."""
         ...
