@@ -36,7 +36,7 @@ from coatcheck.stores.opening import open_store
 from coatcheck.sync_manager import SyncSessionManager, at_once
 from coatcheck.ticket import Ticket
 
-__all__ = ["SessionMiddleware", "SessionStore", "session_manager", "session_settings"]
+__all__ = ["SessionMiddleware", "SessionStore", "aready", "ready", "session_manager", "session_settings"]
 
 T = TypeVar("T")
 
@@ -431,6 +431,20 @@ class SessionMiddleware(middleware.SessionMiddleware):
 def session_manager() -> SyncSessionManager:
     """What runs the sessions: to list those of a user, to end them, or to close the store."""
     return _engine().sync
+
+
+def ready(*, timeout: float | None = None) -> bool:
+    """Whether sessions can be served by synchronous views, for one of them that a readiness probe asks.
+
+    Args:
+        timeout: seconds to wait at most for a store that has to join others; `None` for as long as it takes.
+    """
+    return session_manager().ready(timeout=timeout)
+
+
+async def aready(*, timeout: float | None = None) -> bool:
+    """See `ready`; for asynchronous views."""
+    return await _engine().here().ready(timeout=timeout)
 
 
 def session_settings() -> Settings:

@@ -99,6 +99,14 @@ class Sessions(Extension[Flask, SyncStore]):
         got_request_exception.connect(_note_failure, app)
         app.cli.add_command(_commands)
 
+    def ready(self, *, timeout: float | None = None) -> bool:
+        """Whether the current application's sessions can be served, for a view that a readiness probe asks.
+
+        Args:
+            timeout: seconds to wait at most for a store that has to join others; `None` for as long as it takes.
+        """
+        return _manager().ready(timeout=timeout)
+
     def close(self) -> None:
         """Close the stores that were given as URLs."""
         for store in self._opened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quart import Quart, Response, g, got_request_exception
+from quart import Quart, Response, current_app, g, got_request_exception
 from quart.sessions import SessionInterface, SessionMixin
 from quart.typing import ResponseReturnValue
 from quart.wrappers import BaseRequestWebsocket
@@ -111,6 +111,18 @@ class Sessions(Extension[Quart, AsyncStore]):
         super().init_app(app)
         got_request_exception.connect(_note_failure, app)
 
+        @app.before_serving
+        async def start() -> None:
+            await _manager(app).start()
+
+    async def ready(self, *, timeout: float | None = None) -> bool:
+        """Whether the current application's sessions can be served, for a view that a readiness probe asks.
+
+        Args:
+            timeout: seconds to wait at most for a store that has to join others; `None` for as long as it takes.
+        """
+        return await _manager(current_app).ready(timeout=timeout)
+
     def _open(self, app: Quart, url: str) -> AsyncStore:
         store = open_store(url)
         app.after_serving(store.close)
@@ -120,6 +132,12 @@ class Sessions(Extension[Quart, AsyncStore]):
     async def _answer(error: CoatcheckError) -> ResponseReturnValue:
         answer = answer_to(error)
         return answer.text, answer.status, Headers(answer.headers)
+
+
+def _manager(app: Quart) -> SessionManager:
+    interface = app.session_interface
+    assert isinstance(interface, QuartSessionInterface)
+    return interface.manager_of(app)
 
 
 _FAILED = "_coatcheck_failed"

@@ -18,7 +18,7 @@ from coatcheck.manager import ManagedSession, SessionManager, check_store
 from coatcheck.observers.logs import log
 from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import SyncFreshness, SyncOwnerIndex, SyncStore
+from coatcheck.stores.interface import SyncFreshness, SyncJoining, SyncOwnerIndex, SyncStore
 from coatcheck.stores.opening import open_sync_store
 from coatcheck.ticket import Ticket
 
@@ -128,6 +128,14 @@ class SyncSessionManager:
     def end_sessions_of(self, owner: str, *, but: str | None = None) -> int:
         """End all sessions of one owner but one; returns how many. See `coatcheck.SessionManager.end_sessions_of`."""
         return at_once(self.shared.end_sessions_of(owner, but=but))
+
+    def ready(self, *, timeout: float | None = None) -> bool:
+        """Whether sessions can be served, for a readiness probe; see `coatcheck.SessionManager.ready`.
+
+        A store that has to join others begins with it when it is first asked for anything, in each worker process for
+        itself. So let the probe ask, or the first users find a server that is not ready.
+        """
+        return not isinstance(self.store, SyncJoining) or self.store.ready(timeout=timeout)
 
     def close(self) -> None:
         """Close the store if this manager opened it."""

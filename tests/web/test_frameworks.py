@@ -1,4 +1,8 @@
-"""One story of a browser, in every framework: real servers, a real store, and both of them killed in the end."""
+"""One story of a browser, in every framework: real servers, a real store, and both of them killed in the end.
+
+Every framework tells it on Valkey; those that most applications use tell it on PostgreSQL too, and on a store that the web
+servers make up among themselves.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,11 @@ import httpx
 import pytest
 
 from tests.servers.browser import Browser
-from tests.servers.processes import eventually
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.processes import eventually, wait_until
 from tests.servers.valkey import DURABLE, Valkey
 from tests.servers.web import Gunicorn, WebServer
+from tests.stores.replicas import url_for
 from tests.web.shops.gates import Gates
 
 
@@ -54,17 +60,36 @@ FRAMEWORKS = {
 
 
 class Stage:
-    """The store that all servers share, and the servers, each started when it is first needed."""
+    """The store that all servers share, and the servers, each started when it is first needed.
 
-    def __init__(self) -> None:
-        self.valkey = Valkey(*DURABLE)
+    Args:
+        store: a server that keeps the sessions; `None` if the web servers keep them among themselves.
+    """
+
+    def __init__(self, store: Valkey | PostgreSQL | None) -> None:
+        self.store = store
+        self.url = ""
         self._folder = tempfile.TemporaryDirectory(prefix="coatcheck-")
         self.gates = Gates(self._folder.name)
         self._servers: dict[str, WebServer] = {}
 
+    def start(self) -> None:
+        if self.store is not None:
+            self.store.start()
+            self.url = self.store.url
+        else:
+            self.url = url_for(len(PEERS), "")
+            for framework in PEERS:  # all at once: they are the store
+                self.server(framework)
+            wait_until(self._ready, "the peers to find each other", 30)
+
+    def _ready(self) -> bool:
+        """Whether all servers serve. Asking is what makes a synchronous one begin to look for the others."""
+        return {httpx.get(f"{server.url}/ready").status_code for server in self._servers.values()} == {200}
+
     def server(self, framework: str) -> WebServer:
         if framework not in self._servers:
-            environment = {"SHOP_STORE": self.valkey.url, "SHOP_PATIENCE": "3", "SHOP_GATES": self._folder.name}
+            environment = {"SHOP_STORE": self.url, "SHOP_PATIENCE": "3", "SHOP_GATES": self._folder.name}
             server = FRAMEWORKS[framework].serve(environment)
             server.start()
             self._servers[framework] = server
@@ -73,23 +98,48 @@ class Stage:
     def close(self) -> None:
         for server in self._servers.values():
             server.stop()
-        self.valkey.stop()
+        if self.store is not None:
+            self.store.stop()
         self._folder.cleanup()
 
 
+AMONG_THEMSELVES = "replicated"
+STORES: dict[str, Callable[[], Valkey | PostgreSQL | None]] = {
+    "valkey": lambda: Valkey(*DURABLE),
+    "postgresql": PostgreSQL,
+    AMONG_THEMSELVES: lambda: None,
+}
+PEERS = ("flask", "django", "starlette")
+TOLD = [
+    *(("valkey", framework) for framework in FRAMEWORKS),
+    *(("postgresql", framework) for framework in ("flask", "django", "django-async")),
+    *((AMONG_THEMSELVES, framework) for framework in PEERS),
+]
+"""Where the story is told, and by whom."""
+
+
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    stage = Stage()
-    stage.valkey.start()
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    stage = Stage(STORES[request.param]())
     try:
+        stage.start()
         yield stage
     finally:
         stage.close()
 
 
-@pytest.fixture(params=FRAMEWORKS)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each part of the story by all who tell it; what harms the store only where there is one."""
+    harmful = "store" in metafunc.fixturenames
+    told = [(store, framework) for store, framework in TOLD if not (harmful and store == AMONG_THEMSELVES)]
+    ids = [f"{framework} on {store}" for store, framework in told]
+    metafunc.parametrize(("stage", "name"), told, indirect=["stage"], ids=ids, scope="module")
+
+
+@pytest.fixture
+def store(stage: Stage) -> Valkey | PostgreSQL:
+    assert stage.store is not None
+    return stage.store
 
 
 @pytest.fixture
@@ -226,11 +276,14 @@ async def test_any_framework_serves_any_user(stage: Stage, name: str) -> None:
         assert (await visitor.get("/page")).json() == {"user": "garimoo", "cart[tea]": 2}
 
 
-async def test_a_killed_server_loses_nobody(server: WebServer) -> None:
+async def test_a_killed_server_loses_nobody(stage: Stage, server: WebServer) -> None:
     async with Browser(server.url) as visitor:
         await visitor.post("/login?user=garimoo")
         await visitor.post("/add/tea")
         server.restart()  # not in a thread of its own: it would take the server with it when it ends
+        if stage.store is None:  # it serves nobody until the others have given it all that they hold
+            await visitor.get_when_up("/ready")
+        assert (await visitor.get("/ready")).status_code == 200
         assert (await visitor.get("/page")).json() == {"user": "garimoo", "cart[tea]": 1}
 
 
@@ -242,11 +295,13 @@ def refused(response: httpx.Response) -> bool:
     return True
 
 
-async def test_a_killed_store_logs_nobody_out(stage: Stage, server: WebServer, framework: Framework) -> None:
+async def test_a_killed_store_logs_nobody_out(
+    store: Valkey | PostgreSQL, server: WebServer, framework: Framework
+) -> None:
     async with Browser(server.url) as visitor, Browser(server.url) as newcomer, Browser(server.url) as nobody:
         await visitor.post("/login?user=garimoo")
         ticket = visitor.ticket
-        stage.valkey.kill()
+        store.kill()
         try:
             assert refused(await visitor.get("/page")), "with a ticket, nothing can be said about the session"
             for path in ("/put?a=1", "/count", "/logout", "/login?user=other"):
@@ -257,23 +312,23 @@ async def test_a_killed_store_logs_nobody_out(stage: Stage, server: WebServer, f
             untouched = await visitor.get("/untouched")
             assert untouched.status_code == (503 if framework.reads else 200), "who does not look needs no store"
         finally:
-            stage.valkey.start()
+            store.start()
         await visitor.get_when_up("/page")
         assert visitor.ticket == ticket
         assert (await visitor.get("/page")).json() == {"user": "garimoo"}
         assert (await newcomer.post("/put?a=1")).status_code == 200
 
 
-async def test_a_frozen_store_costs_at_most_its_timeout(stage: Stage, server: WebServer) -> None:
+async def test_a_frozen_store_costs_at_most_its_timeout(store: Valkey | PostgreSQL, server: WebServer) -> None:
     async with Browser(server.url) as visitor:
         await visitor.post("/login?user=garimoo")
-        stage.valkey.freeze()
+        store.freeze()
         try:
             began = time.monotonic()
             answers = await asyncio.gather(*(visitor.get("/page") for _ in range(8)))
             assert time.monotonic() - began < 3 + 5
             assert all(refused(answer) for answer in answers)
         finally:
-            stage.valkey.thaw()
+            store.thaw()
         await visitor.get_when_up("/page")
         assert (await visitor.get("/page")).json() == {"user": "garimoo"}

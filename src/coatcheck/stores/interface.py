@@ -173,6 +173,15 @@ class AsyncJoining(Protocol):
 
 
 @runtime_checkable
+class SyncJoining(Protocol):
+    """See `AsyncJoining`."""
+
+    def ready(self, *, timeout: float | None = None) -> bool:
+        """See `AsyncJoining.ready`."""
+        ...
+
+
+@runtime_checkable
 class AsyncFreshness(Protocol):
     """A store that may show one server less than the same browser has seen on another one already, and knows of it.
 

@@ -9,8 +9,9 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
-from django.urls import re_path
+from django.urls import path, re_path
 
+from coatcheck.django import aready, ready
 from tests.web.shops.pages import COOKIE, PATIENCE, STORE, await_at, page, wait_at
 
 
@@ -40,9 +41,17 @@ async def ashop(request: HttpRequest) -> HttpResponse:
 _WITHOUT = ("/untouched",)
 
 
-def set_up(view: Any) -> None:
+def probe(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=200 if ready(timeout=0) else 503)
+
+
+async def aprobe(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=200 if await aready(timeout=0) else 503)
+
+
+def set_up(view: Any, probe: Any) -> None:
     global urlpatterns
-    urlpatterns = [re_path("", view)]
+    urlpatterns = [path("ready", probe), re_path("", view)]
     settings.configure(
         ROOT_URLCONF=__name__,
         ALLOWED_HOSTS=["*"],
@@ -60,10 +69,10 @@ urlpatterns: list[Any] = []
 
 
 def make_wsgi() -> Any:
-    set_up(shop)
+    set_up(shop, probe)
     return get_wsgi_application()
 
 
 def make_asgi() -> Any:
-    set_up(ashop)
+    set_up(ashop, aprobe)
     return get_asgi_application()

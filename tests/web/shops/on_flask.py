@@ -12,7 +12,12 @@ from tests.web.shops.pages import COOKIE, PATIENCE, STORE, page, wait_at
 
 application = Flask(__name__)
 application.config.update(SESSION_COOKIE_NAME=COOKIE, SESSION_COOKIE_SECURE=True, SESSION_COOKIE_SAMESITE="Lax")
-Sessions(application, store=STORE, settings=Settings(absolute_timeout=None, store_timeout=PATIENCE))
+sessions = Sessions(application, store=STORE, settings=Settings(absolute_timeout=None, store_timeout=PATIENCE))
+
+
+@application.get("/ready")
+def ready() -> tuple[str, int]:
+    return "", 200 if sessions.ready(timeout=0) else 503
 
 
 @application.route("/<path:path>", methods=["GET", "POST"])

@@ -19,5 +19,10 @@ def make() -> Quart:
     app = Quart(__name__)
     app.config.update(SESSION_COOKIE_NAME=COOKIE, SESSION_COOKIE_SECURE=True, SESSION_COOKIE_SAMESITE="Lax")
     app.route("/<path:path>", methods=["GET", "POST"])(shop)
-    Sessions(app, store=STORE, settings=Settings(absolute_timeout=None, store_timeout=PATIENCE))
+    sessions = Sessions(app, store=STORE, settings=Settings(absolute_timeout=None, store_timeout=PATIENCE))
+
+    @app.get("/ready")
+    async def ready() -> tuple[str, int]:
+        return "", 200 if await sessions.ready(timeout=0) else 503
+
     return app

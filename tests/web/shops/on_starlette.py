@@ -12,6 +12,10 @@ from coatcheck.starlette import SessionMiddleware
 from tests.web.shops.pages import SETTINGS, STORE, await_at, page
 
 
+async def ready(request: Request) -> Response:
+    return Response(status_code=200 if await request.session.manager.ready(timeout=0) else 503)
+
+
 async def shop(request: Request) -> Response:
     text = page(request.session, request.url.path, request.url.query)
     await await_at(request.headers.get("x-gate"))
@@ -20,6 +24,6 @@ async def shop(request: Request) -> Response:
 
 def make() -> Starlette:
     return Starlette(
-        routes=[Route("/{path:path}", shop, methods=["GET", "POST"])],
+        routes=[Route("/ready", ready), Route("/{path:path}", shop, methods=["GET", "POST"])],
         middleware=[Middleware(SessionMiddleware, store=STORE, settings=SETTINGS)],
     )
