@@ -8,12 +8,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from coatcheck import AsyncSession
 from coatcheck.starlette import SessionMiddleware
 from tests.web.shops.pages import SETTINGS, STORE, await_at, page
 
 
 async def ready(request: Request) -> Response:
-    return Response(status_code=200 if await request.session.manager.ready(timeout=0) else 503)
+    session = request.session
+    assert isinstance(session, AsyncSession)
+    return Response(status_code=200 if await session.manager.ready(timeout=0) else 503)
 
 
 async def shop(request: Request) -> Response:
