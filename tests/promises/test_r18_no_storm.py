@@ -212,7 +212,7 @@ def test_web_servers_do_not_all_come_back_at_the_same_moment() -> None:
     gates = [Gate() for _ in range(100)]
     for gate in gates:
         for _ in range(10):
-            gate.failed(0.0)
+            gate.failed(0.0, "a test")
     pauses = sorted(gate.closed_for(0.0) for gate in gates)
     assert pauses[-1] <= LONGEST_PAUSE
     assert pauses[0] >= LONGEST_PAUSE / 2

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
@@ -415,6 +416,54 @@ async def test_a_password_is_asked_for(own_valkey: Valkey, open_store: URLOpener
         with pytest.raises(StoreUnavailable) as refused:
             await store.read(a_record().session_id)
         assert "wrong" not in str(refused.value)
+
+
+async def refusals(url: str, open_store: URLOpener) -> list[str]:
+    """What both kinds of store say of a server that does not serve them: the first time, and right after it."""
+    store, threaded = open_store(url), SyncRedisStore.from_url(url)
+    said = []
+    with closing(threaded):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable) as refused:
+                await store.read(a_record().session_id)
+            said.append(str(refused.value))
+            with pytest.raises(StoreUnavailable) as refused:
+                await asyncio.to_thread(threaded.read, a_record().session_id)
+            said.append(str(refused.value))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("setting", "user", "words"),
+    [
+        (("maxclients", 1), "", "max number of clients reached"),
+        (("requirepass", "right"), "", "NOAUTH"),
+        (("requirepass", "right"), ":wr0ng-s3cret@", "WRONGPASS invalid username-password pair"),
+        (("requirepass", "right"), "nobody:wr0ng-s3cret@", "WRONGPASS invalid username-password pair"),
+    ],
+    ids=["full", "no password", "wrong password", "unknown user"],
+)
+async def test_why_a_server_lets_nobody_in_is_told_in_its_own_words(
+    own_valkey: Valkey, open_store: URLOpener, setting: tuple[Any, ...], user: str, words: str
+) -> None:
+    """A full server answers before it has been asked, and hangs up."""
+    with own_valkey.client() as administrator:  # who keeps a connection
+        administrator.execute_command("CONFIG", "SET", *setting)
+        for said in await refusals(f"redis://{user}127.0.0.1:{own_valkey.port}", open_store):
+            assert re.search(f"does not let us in: .*{words}", said)
+            assert "wr0ng-s3cret" not in said
+
+
+async def test_a_server_that_still_loads_its_data_says_so(open_store: URLOpener) -> None:
+    slowly = ("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
+    with Valkey() as server:
+        for number in range(100):
+            server("SET", number, os.urandom(2000))
+        server("SAVE")
+        server._options = slowly
+        server.restart()
+        for said in await refusals(server.url, open_store):
+            assert "LOADING" in said
 
 
 # --- TLS -----------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -70,15 +70,21 @@ class Address:
             *role,
         ]
 
-    def objection(self, replies: list[Any]) -> str:
-        """Why a connection on which `handshake` was answered so cannot be used; `""` if it can."""
+    def refusal(self, replies: Sequence[Any]) -> str:
+        """How the server refused to let us in, by those of its replies to `handshake` that came; `""` if it did not."""
         for reply in replies[:2]:  # the greeting, and the choice of the database
             if type(reply) is ErrorReply:
-                return f"it does not let us in: {_harmless(reply)}"
+                return f"it does not let us in: {self._harmless(reply)}"
+        return ""
+
+    def objection(self, replies: list[Any]) -> str:
+        """Why a connection on which `handshake` was answered so cannot be used; `""` if it can."""
+        if refusal := self.refusal(replies):
+            return refusal
         if self.kind == "primary":
             role = replies[-1]
             if type(role) is ErrorReply:
-                return f"it does not say whether it is a primary: {_harmless(role)}"
+                return f"it does not say whether it is a primary: {self._harmless(role)}"
             if not role or role[0] != "master":
                 return "it is a replica"
         return ""
@@ -86,6 +92,15 @@ class Address:
     def eviction(self, replies: list[Any]) -> Eviction | None:
         """Whether the server evicts sessions, by its replies to `handshake`."""
         return None if self.kind == "sentinel" else Eviction.told(replies[4:6])
+
+    def _harmless(self, refusal: ErrorReply) -> str:
+        """The server's words, but for what it quotes of ours: that may be the password."""
+        words = refusal.message
+        if refusal.code != "NOPERM":  # what that quotes is the name of the command
+            words = re.split("['`\"]", words, maxsplit=1)[0].strip()
+        if self.password and self.password in words:
+            words = refusal.code
+        return f"{words} (is it older than Redis 6, or are its commands renamed?)" if "unknown" in words else words
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
@@ -95,13 +110,6 @@ class Address:
 def _our_version() -> str:
     """It is read from a file, which would take a millisecond on each connection."""
     return version("coatcheck")
-
-
-def _harmless(refusal: ErrorReply) -> str:
-    """The server's words, unless they may quote the password that it was sent."""
-    if refusal.code in ("WRONGPASS", "NOAUTH", "NOPERM", "LOADING") or "DB index" in refusal.message:
-        return refusal.message
-    return f"{refusal.code} (is it older than Redis 6, or are its commands renamed?)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

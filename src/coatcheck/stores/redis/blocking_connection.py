@@ -55,7 +55,8 @@ class BlockingConnection:
         except TimeoutError:
             raise ExchangeFailed("no connection in time", sent=False, slow=True) from None
         except ExchangeFailed as failed:
-            raise ExchangeFailed(str(failed), sent=False, slow=failed.slow) from None
+            refusal = self._address.refusal(failed.heard)  # a server that lets nobody in says so and hangs up
+            raise ExchangeFailed(refusal or str(failed), sent=False, slow=failed.slow) from None
         except (OSError, ValueError, RuntimeError) as error:  # the latter: no thread can be had to look up the name
             raise ExchangeFailed(str(error), sent=False) from error
         if problem or not self._settled:
@@ -84,7 +85,7 @@ class BlockingConnection:
             while len(replies) < wanted:
                 data = self._socket.receive(deadline)
                 if not data:
-                    raise ExchangeFailed("the server closed the connection", sent=True)
+                    raise ExchangeFailed("the server closed the connection", sent=True, heard=replies)
                 reader.feed(data)
                 while len(replies) < wanted and (reply := reader.gets()) is not NOTHING:
                     if type(reply) is not hiredis.PushNotification:
@@ -92,7 +93,7 @@ class BlockingConnection:
         except TimeoutError:
             raise ExchangeFailed("no answer in time", sent=True, slow=True) from None
         except OSError as error:
-            raise ExchangeFailed(f"the connection broke ({error})", sent=True) from error
+            raise ExchangeFailed(f"the connection broke ({error})", sent=True, heard=replies) from error
         except (hiredis.ProtocolError, TypeError, ValueError) as error:
             raise ExchangeFailed(f"what came is no reply ({error})", sent=True) from None
         try:

@@ -105,12 +105,13 @@ class BlockingWire:
                 raise ExchangeFailed(self._closed, sent=False)
             loan.outages = self._outages
             if self._down and (closed_for := self._gate.closed_for(monotonic())):
-                raise ExchangeFailed(f"it is down, and is tried again in {closed_for:.2f} s", sent=False)
+                problem = f"it is down, and is tried again in {closed_for:.2f} s ({self._gate.why})"
+                raise ExchangeFailed(problem, sent=False)
             if not self._turns and len(self._loans) < self._room:
                 self._loans.add(loan)
                 return
             if self._down:
-                raise ExchangeFailed("it is down, and is being tried again", sent=False)
+                raise ExchangeFailed(f"it is down, and is being tried again ({self._gate.why})", sent=False)
             loan.turn = threading.Lock()
             loan.turn.acquire()
             self._turns[loan] = None
@@ -221,7 +222,7 @@ class BlockingWire:
                 return
             self._outages += 1
             self._up, self._down = False, True
-            self._gate.failed(now)
+            self._gate.failed(now, str(failed))
             self._turn_away(str(failed))
         if failed.slow:
             self._close_idle()  # they may be as dead as this one

@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
             self._socket.abort()
         unsent_from = len(self.line) - self._unsent
         for place, request in enumerate(self.line):
-            _fail(request, ExchangeFailed(why, sent=place < unsent_from, slow=silent))
+            _fail(request, ExchangeFailed(why, sent=place < unsent_from, slow=silent, heard=request.replies))
         self.line.clear()
         self._on_lost(self, silent)
 
@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         self._socket = cast(asyncio.Transport, transport)
         if self.lost:  # it was dropped before it stood
             self._socket.abort()
+        self._flush()  # the greeting, before the server says anything: what it says then is the answer
 
     def data_received(self, data: bytes) -> None:
         if self.lost:

@@ -14,11 +14,15 @@ class Gate:
 
     The pauses between attempts double, and are drawn at random below that, so that a fleet of web servers does not come
     back to its store all at the same moment.
+
+    Attributes:
+        why: what went wrong last, for messages: whoever fails at once is told too.
     """
 
     def __init__(self) -> None:
         self._failures = 0
         self._opens_at = 0.0
+        self.why = ""
 
     def closed_for(self, now: float) -> float:
         """Seconds until the next attempt is due; 0 if one may be made."""
@@ -29,10 +33,11 @@ class Gate:
         """Whether the last attempt failed."""
         return self._failures > 0
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, why: str) -> None:
         """An attempt failed, or a connection that had worked broke."""
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
+        self.why = why
         self._opens_at = now + pause * random.uniform(0.5, 1.0)  # noqa: S311
 
     def worked(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from coatcheck.errors import ForeignReply, StoreUnavailable
@@ -46,14 +46,16 @@ class ExchangeFailed(Exception):
     Attributes:
         sent: whether the server may have executed the commands.
         slow: whether it was time that ran out.
+        heard: the replies that came before it failed.
         worth_repeating: whether the connection broke under way. While the server cannot be reached, or is slow, sending
             more would only make it worse.
     """
 
-    def __init__(self, problem: str, *, sent: bool, slow: bool = False) -> None:
+    def __init__(self, problem: str, *, sent: bool, slow: bool = False, heard: Sequence[Any] = ()) -> None:
         super().__init__(problem)
         self.sent = sent
         self.slow = slow
+        self.heard = heard
         self.worth_repeating = sent and not slow
 
 

@@ -92,11 +92,12 @@ class Wire:
             if self._closed:
                 raise ExchangeFailed(self._closed, sent=False)
             if self._connection is None and self._connecting is not None and self._gate.is_down:
-                raise ExchangeFailed("it is down, and is being tried again", sent=False)
+                raise ExchangeFailed(f"it is down, and is being tried again ({self._gate.why})", sent=False)
             if self._connection is None and self._connecting is None:
                 closed_for = self._gate.closed_for(monotonic())
                 if closed_for:
-                    raise ExchangeFailed(f"it is down, and is tried again in {closed_for:.2f} s", sent=False)
+                    problem = f"it is down, and is tried again in {closed_for:.2f} s ({self._gate.why})"
+                    raise ExchangeFailed(problem, sent=False)
                 self._connecting = self._loop.create_task(self._connect(), name=f"coatcheck connects to {self.address}")
             if len(self._turns) >= _WAITING_ROOM:
                 raise ExchangeFailed(f"{len(self._turns)} requests wait for it already", sent=False)
@@ -130,29 +131,31 @@ class Wire:
         problem = "the attempt to connect was given up"
         try:
             async with asyncio.timeout(self._timeout):
+                greeting = address.handshake()
+                now = monotonic()
+                greeted = connection.send(pack(greeting), len(greeting), whole, now, now + self._timeout)
                 if address.path is not None:
                     await self._loop.create_unix_connection(lambda: connection, address.path, ssl=address.tls)
                 else:
                     await self._loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
-                greeting = address.handshake()
-                if connection.lost:
-                    raise ExchangeFailed(connection.lost, sent=False)
-                now = monotonic()
-                replies = await connection.send(pack(greeting), len(greeting), whole, now, now + self._timeout)
+                replies = await greeted
             problem = address.objection(replies)
             if not problem:
                 self._warning.look(address.eviction(replies))
         except TimeoutError:
             problem = f"no connection within {self._timeout:g} s"
-        except (OSError, ValueError, ExchangeFailed, RuntimeError) as error:
+        except ExchangeFailed as failed:  # a server that lets nobody in says so and hangs up
+            problem = address.refusal(failed.heard) or str(failed)
+        except (OSError, ValueError, RuntimeError) as error:
             # ssl.SSLError and UnicodeError are among them; RuntimeError: no thread can be had to look up the name.
             problem = str(error) or type(error).__name__
         finally:
             self._connecting = None
-            if problem or connection.lost:
-                self._gate.failed(monotonic())
+            problem = problem or connection.lost
+            if problem:
+                self._gate.failed(monotonic(), problem)
                 connection.drop(problem)
-                self._fail_turns(problem or connection.lost)
+                self._fail_turns(problem)
             else:
                 self._connection = connection
                 self._wake()
@@ -186,7 +189,7 @@ class Wire:
         if connection is self._connection:
             self._connection = None
             if silent or not connection.served:
-                self._gate.failed(monotonic())
+                self._gate.failed(monotonic(), connection.lost)
             # Each who waited looks for a new connection; the first of them begins to make it.
             turns, self._turns = self._turns, {}
             for turn in turns:
