@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
+from time import process_time
 
 import pytest
 
 from coatcheck.errors import OutcomeUnknown, SessionGone, StoreUnavailable
-from coatcheck.stores.redis import RedisStore
+from coatcheck.stores.redis import RedisStore, SyncRedisStore
 from coatcheck.testing import a_commit, a_record
 from tests.servers.clock import fair_time
 from tests.servers.fixtures import URLOpener
@@ -141,6 +143,77 @@ async def test_a_server_that_has_no_replica_never_acknowledges(own_valkey: Valke
     own_valkey.kill()
     with pytest.raises(StoreUnavailable):
         await store.create(a_record())
+
+
+async def test_an_access_list_that_forbids_to_wait_is_told_before_anything_is_applied(
+    own_valkey: Valkey, open_store: URLOpener
+) -> None:
+    own_valkey("ACL", "SETUSER", "web", "reset", "on", ">pw", "~*", "+@all", "-wait")
+    url = f"redis://web:pw@{LOOPBACK}:{own_valkey.port}?durability=replica"
+    store = open_store(url)
+    new = a_record()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"durability=replica.* WAIT.*NOPERM.*\+wait") as refused:
+            await store.create(new)
+        assert not isinstance(refused.value, OutcomeUnknown)
+    with closing(SyncRedisStore.from_url(url)) as threaded:
+        with pytest.raises(StoreUnavailable, match=r"\+wait"):
+            await asyncio.to_thread(threaded.create, new)
+        assert await asyncio.to_thread(threaded.read, new.session_id) is None
+    assert await store.read(new.session_id) is None, "reading goes on, and nothing was applied"
+    assert own_valkey("DBSIZE") == 0
+
+
+async def test_a_right_to_wait_that_is_taken_away_is_named(
+    primary: Valkey, replica: Valkey, prefix: str, open_store: URLOpener
+) -> None:
+    primary("ACL", "SETUSER", "web", "reset", "on", ">pw", "~*", "+@all")
+    store = open_store(f"redis://web:pw@{LOOPBACK}:{primary.port}?prefix={prefix}&durability=replica")
+    await store.create(a_record())
+    primary("ACL", "SETUSER", "web", "-wait")
+    with pytest.raises(OutcomeUnknown, match="no replica has confirmed it.*NOPERM.*wait"):
+        await store.create(a_record())
+
+
+async def test_an_evicting_server_is_warned_of_once(
+    primary: Valkey, store: RedisStore, replica: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There are two connections to it, one for commits and one for all else."""
+    primary("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        new = a_record()
+        await store.create(new)
+        assert await store.read(new.session_id) is not None
+    finally:
+        primary("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert sum("allkeys-lru" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_a_crowd_that_gives_up_costs_each_the_same(
+    primary: Valkey, replica: Valkey, prefix: str, open_store: URLOpener
+) -> None:
+    """However many wait for their turn, nobody looks for their place among all others."""
+    store = open_store(f"{primary.url}?prefix={prefix}&durability=replica&timeout=20")
+
+    async def cost(size: int) -> float:
+        """Seconds of the processor for each commit that is cancelled."""
+        replica.freeze()
+        first = asyncio.create_task(store.create(a_record()))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(store.create(a_record())) for _ in range(size)]
+        await asyncio.sleep(0.05)
+        began = process_time()
+        for task in reversed(waiting):
+            task.cancel()
+        await asyncio.wait(waiting)
+        took = (process_time() - began) / size
+        replica.thaw()
+        await first
+        return took
+
+    await cost(200)
+    few, many = [min([await cost(size) for _ in range(3)]) for size in (200, 4000)]
+    assert many < 2 * few
 
 
 async def test_closing_tells_those_who_wait_and_leaves_nothing_behind(store: RedisStore, replica: Valkey) -> None:

@@ -15,6 +15,7 @@ from redis.asyncio.connection import parse_url
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.opening import without_password
+from coatcheck.stores.redis.confirming import MAY_WAIT, is_forbidden
 from coatcheck.stores.redis.evicting import QUESTIONS, Eviction
 from coatcheck.stores.redis.transport import Command, ErrorReply
 
@@ -37,6 +38,7 @@ class Address:
         tls: how to check the server's certificate and show our own; `None` for a plain connection.
         username, password: of the server's access list; `None` for the default user without a password.
         database: its number.
+        confirms: whether commits wait on its connections until a replica has them. Then it is asked whether it lets us.
         kind: what it must be. A `primary` is asked for its role on each connection, because one that was replaced comes
             back as a replica, under the same address; a `sentinel` has no databases.
     """
@@ -48,6 +50,7 @@ class Address:
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     database: int = 0
+    confirms: bool = False
     kind: Literal["any", "primary", "sentinel"] = "any"
 
     def handshake(self) -> list[Command]:
@@ -59,14 +62,14 @@ class Address:
         # Nothing is asked of a sentinel but a sign of life: it knows few commands.
         chosen: Command = ("PING",) if self.kind == "sentinel" else ("SELECT", self.database)
         role: list[Command] = [("ROLE",)] if self.kind == "primary" else []
-        evicting: list[Command] = [] if self.kind == "sentinel" else QUESTIONS
+        about = [] if self.kind == "sentinel" else [MAY_WAIT] if self.confirms else QUESTIONS
         return [
             tuple(hello),
             chosen,
             # Servers before Redis 7.2 do not know these two, which is no harm.
             ("CLIENT", "SETINFO", "LIB-NAME", "coatcheck"),
             ("CLIENT", "SETINFO", "LIB-VER", _our_version()),
-            *evicting,
+            *about,
             *role,
         ]
 
@@ -87,11 +90,16 @@ class Address:
                 return f"it does not say whether it is a primary: {self._harmless(role)}"
             if not role or role[0] != "master":
                 return "it is a replica"
+        if self.confirms and is_forbidden(replies[4]):
+            return (
+                f"durability=replica needs the command WAIT, which the user may not use: {self._harmless(replies[4])}. "
+                "Give the user that right (ACL SETUSER … +wait), or choose durability=primary"
+            )
         return ""
 
     def eviction(self, replies: list[Any]) -> Eviction | None:
-        """Whether the server evicts sessions, by its replies to `handshake`."""
-        return None if self.kind == "sentinel" else Eviction.told(replies[4:6])
+        """Whether the server evicts sessions, by its replies to `handshake`; it is asked on ordinary connections."""
+        return None if self.kind == "sentinel" or self.confirms else Eviction.told(replies[4:6])
 
     def _harmless(self, refusal: ErrorReply) -> str:
         """The server's words, but for what it quotes of ours: that may be the password."""
@@ -156,9 +164,9 @@ class Target:
     durability: Literal["primary", "replica"] = "primary"
 
     @property
-    def confirm_within(self) -> float | None:
-        """Seconds at most that a commit waits until a replica has it too; `None` not to wait."""
-        return self.timeout if self.durability == "replica" else None
+    def confirmed(self) -> bool:
+        """Whether a commit counts only when a replica has it too."""
+        return self.durability == "replica"
 
     @classmethod
     def parse(cls, url: str) -> Target:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -140,7 +141,7 @@ class BlockingFleet:
             with self._lock:
                 if self._closed:
                     raise ExchangeFailed("the store was closed", sent=False)
-                wire = self._wires.get((address, waits)) or self._make(address)
+                wire = self._wires.get((address, waits)) or self._make(replace(address, confirms=waits))
                 self._wires[address, waits] = wire
         return wire
 

@@ -9,14 +9,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from coatcheck.stores.redis.transport import Command, ExchangeFailed
+from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed
 
 
 class Unconfirmed(ExchangeFailed):
-    """The primary applied a commit, but no replica has said that it has it too."""
+    """The primary applied a commit, but no replica has said that it has it too.
 
-    def __init__(self) -> None:
-        super().__init__("applied on the primary, but no replica has confirmed it", sent=True, slow=True)
+    Args:
+        reply: to `WAIT`: a number, or why the primary would not wait.
+    """
+
+    def __init__(self, reply: Any) -> None:
+        why = f" ({reply.message})" if type(reply) is ErrorReply else ""
+        super().__init__(f"applied on the primary, but no replica has confirmed it{why}", sent=True, slow=True)
+
+
+CONFIRMATION: Command = ("WAIT",)
+"""What a commit that is to be confirmed ends in. Whatever sends it says for how long: see `wait_for_replica`."""
+
+MAY_WAIT: Command = ("WAIT", 0, 0)
+"""Waits for nothing. It is asked once on each new connection, so that no commit is applied that can never be confirmed."""
+
+
+def is_forbidden(reply: Any) -> bool:
+    """Whether the reply to `MAY_WAIT` says that the command must not be used, or is not there."""
+    return type(reply) is ErrorReply and (reply.code == "NOPERM" or "unknown command" in reply.message)
 
 
 def wait_for_replica(seconds: float) -> Command:

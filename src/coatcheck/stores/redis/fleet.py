@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -115,7 +116,7 @@ class Fleet:
         return wire
 
     def _lane_to(self, address: Address) -> Lane:
-        lane = self._lanes[address] = Lane(self._make(address), timeout=self._timeout)
+        lane = self._lanes[address] = Lane(self._make(replace(address, confirms=True)), timeout=self._timeout)
         return lane
 
     async def _leave(self, addresses: set[Address], why: str) -> None:

@@ -28,7 +28,7 @@ class Lane:
     def __init__(self, wire: Wire, *, timeout: float) -> None:
         self._wire = wire
         self._timeout = timeout
-        self._next: list[_Commit] = []  # those that go out together, after those under way
+        self._next: dict[_Commit, None] = {}  # those that go out together, after those under way
         self._going: asyncio.Task[None] | None = None
 
     async def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
@@ -36,7 +36,7 @@ class Lane:
         deadline = monotonic() + (self._timeout if timeout is None else timeout)
         loop = asyncio.get_running_loop()
         commit = _Commit(commands[:-1], read, deadline, loop.create_future())
-        self._next.append(commit)
+        self._next[commit] = None
         if self._going is None:
             self._going = loop.create_task(self._go(), name="coatcheck waits for a replica")
         try:
@@ -48,8 +48,7 @@ class Lane:
                 "no replica confirmed it in time" if sent else "no time is left", sent=sent, slow=True
             ) from None
         finally:
-            if commit in self._next:
-                self._next.remove(commit)
+            self._next.pop(commit, None)
 
     async def close(self, why: str = "the store was closed") -> None:
         """Break off the connection; whoever waits is told."""
@@ -65,7 +64,7 @@ class Lane:
             self._going = None
 
     async def _send(self) -> None:
-        commits, self._next = self._next, []
+        commits, self._next = list(self._next), {}
         commands = [command for commit in commits for command in commit.commands]
         left = min(max(commit.deadline for commit in commits) - monotonic(), self._timeout)
 

@@ -36,13 +36,13 @@ class RedisStore:
     Args:
         transport: what carries the commands.
         layout: key names.
-        confirm_within: seconds at most that a commit waits until a replica has it too; `None` not to wait. The transport
-            then needs a way for commits alone, as `Fleet` has, since waiting blocks their connection.
+        confirmed: whether a commit counts only when a replica has it too. The transport then needs a way for commits
+            alone, as `Fleet` has, since waiting blocks their connection.
     """
 
-    def __init__(self, transport: Transport, layout: Layout, *, confirm_within: float | None = None) -> None:
+    def __init__(self, transport: Transport, layout: Layout, *, confirmed: bool = False) -> None:
         self._transport = transport
-        self._verbs = Verbs(layout, confirm_within=confirm_within)
+        self._verbs = Verbs(layout, confirmed=confirmed)
 
     @classmethod
     def from_url(cls, url: str) -> RedisStore:
@@ -54,10 +54,10 @@ class RedisStore:
         target = Target.parse(url)
         limits: Any = {"timeout": target.timeout, "most": target.max_in_flight, "heartbeat": target.heartbeat}
         layout = Layout(target.shown, target.prefix)
-        if target.topology == "single" and target.confirm_within is None:
+        if target.topology == "single" and not target.confirmed:
             return cls(Wires(target.addresses[0], **limits), layout)
         fleets = PerLoop(lambda: Fleet(topology_of(target), **limits))
-        return cls(fleets, layout, confirm_within=target.confirm_within)
+        return cls(fleets, layout, confirmed=target.confirmed)
 
     @classmethod
     def from_client(

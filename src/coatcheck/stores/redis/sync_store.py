@@ -31,12 +31,12 @@ class SyncRedisStore:
     Args:
         transport: what carries the commands.
         layout: key names.
-        confirm_within: seconds at most that a commit waits until a replica has it too; `None` not to wait.
+        confirmed: whether a commit counts only when a replica has it too; for a transport such as `BlockingFleet`.
     """
 
-    def __init__(self, transport: SyncTransport, layout: Layout, *, confirm_within: float | None = None) -> None:
+    def __init__(self, transport: SyncTransport, layout: Layout, *, confirmed: bool = False) -> None:
         self._transport = transport
-        self._verbs = Verbs(layout, confirm_within=confirm_within)
+        self._verbs = Verbs(layout, confirmed=confirmed)
 
     @classmethod
     def from_url(cls, url: str) -> SyncRedisStore:
@@ -44,10 +44,10 @@ class SyncRedisStore:
         target = Target.parse(url)
         limits: Any = {"timeout": target.timeout, "most": target.max_connections, "heartbeat": target.heartbeat}
         layout = Layout(target.shown, target.prefix)
-        if target.topology == "single" and target.confirm_within is None:
+        if target.topology == "single" and not target.confirmed:
             return cls(BlockingWire(target.addresses[0], **limits), layout)
         fleet = BlockingFleet(topology_of(target), **limits)
-        return cls(fleet, layout, confirm_within=target.confirm_within)
+        return cls(fleet, layout, confirmed=target.confirmed)
 
     @classmethod
     def from_client(cls, redis: client.Redis, *, prefix: str = "coatcheck:", timeout: float = 1.0) -> SyncRedisStore:

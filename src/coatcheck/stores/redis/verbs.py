@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from coatcheck.errors import CorruptRecord, OutcomeUnknown, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record, is_text
-from coatcheck.stores.redis.confirming import Unconfirmed, awaits_replica, is_confirmed, wait_for_replica
+from coatcheck.stores.redis.confirming import CONFIRMATION, Unconfirmed, awaits_replica, is_confirmed
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown, with_script_text
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
@@ -48,16 +48,16 @@ class Verbs:
 
     Args:
         layout: key names, commands and replies.
-        confirm_within: seconds at most that a commit waits for a replica to have it too; `None` not to wait.
+        confirmed: whether a commit counts only when a replica has it too.
 
     Attributes:
         budget: what may be repeated.
     """
 
-    def __init__(self, layout: Layout, *, confirm_within: float | None = None) -> None:
+    def __init__(self, layout: Layout, *, confirmed: bool = False) -> None:
         self.layout = layout
         self.budget = RetryBudget()
-        self._confirmation = [] if confirm_within is None else [wait_for_replica(confirm_within)]
+        self._confirmation = [CONFIRMATION] if confirmed else []
 
     def create(self, new: NewRecord) -> Exchange[Applied]:
         commands = [self.layout.create(new)]
@@ -165,10 +165,10 @@ class Verbs:
                 answer = exchange.read(replies[:-1])
             except ScriptUnknown as unknown:
                 if unknown.committed and not confirmed:  # what is repeated would write nothing more to be confirmed
-                    raise Unconfirmed from None
+                    raise Unconfirmed(replies[-1]) from None
                 raise
             if not confirmed:
-                raise Unconfirmed
+                raise Unconfirmed(replies[-1])
             return answer
 
         commands, again = exchange.commands, exchange.again
