@@ -6,11 +6,9 @@ The socket itself never blocks. What blocks is a look at it (`poll`), for as lon
 from __future__ import annotations
 
 import math
-import queue
 import select
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +16,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.resolver import Found, resolver
 
 T = TypeVar("T")
 
@@ -127,7 +126,8 @@ class BlockingSocket:
 def _connected(address: Address, deadline: float, keepalive: float) -> socket.socket:
     if address.path is not None:
         return _dial(socket.AF_UNIX, address.path, deadline - monotonic())
-    connected = _dial_any(_looked_up(address.host, address.port, deadline), deadline)
+    found = resolver.look_up(address.host, address.port).result(max(0.0, deadline - monotonic()))
+    connected = _dial_any(found, deadline)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", keepalive), ("TCP_KEEPINTVL", keepalive / 4), ("TCP_KEEPCNT", 3)):
@@ -136,7 +136,7 @@ def _connected(address: Address, deadline: float, keepalive: float) -> socket.so
     return connected
 
 
-def _dial_any(found: list[Any], deadline: float) -> socket.socket:
+def _dial_any(found: Found, deadline: float) -> socket.socket:
     """The first of some addresses that answers; none takes the others' share of the time."""
     family, *_, where = found[0]
     try:
@@ -158,28 +158,6 @@ def _dial(family: int, where: Any, seconds: float) -> socket.socket:
         dialing.close()
         raise
     return dialing
-
-
-def _looked_up(host: str, port: int, deadline: float) -> list[Any]:
-    """The addresses of a host. The system's look-up knows no time limit, so another thread has to wait for it."""
-    with suppress(socket.gaierror):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)  # asks nobody
-    answers: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=look_up, name=f"coatcheck looks up {host}", daemon=True).start()
-    try:
-        answer = answers.get(timeout=max(0.0, deadline - monotonic()))
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 _PIECE = 65_536

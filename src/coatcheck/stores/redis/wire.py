@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from time import monotonic
@@ -14,6 +15,7 @@ from coatcheck.stores.redis.conversation import pack
 from coatcheck.stores.redis.evicting import EvictionWarning
 from coatcheck.stores.redis.forking import tell_when_forked
 from coatcheck.stores.redis.gate import Gate
+from coatcheck.stores.redis.resolver import resolver
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Transport, whole
 
 T = TypeVar("T")
@@ -137,7 +139,11 @@ class Wire:
                 if address.path is not None:
                     await self._loop.create_unix_connection(lambda: connection, address.path, ssl=address.tls)
                 else:
-                    await self._loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
+                    dialed = await _dial(address, self._timeout)
+                    name = None if address.tls is None else address.host
+                    await self._loop.create_connection(
+                        lambda: connection, sock=dialed, ssl=address.tls, server_hostname=name
+                    )
                 replies = await greeted
             problem = address.objection(replies)
             if not problem:
@@ -195,6 +201,25 @@ class Wire:
             for turn in turns:
                 if not turn.done():
                     turn.set_result(None)
+
+
+async def _dial(address: Address, timeout: float) -> socket.socket:
+    """Connect to the first of a host's addresses that answers; none takes the others' share of the time."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    found = await asyncio.wrap_future(resolver.look_up(address.host, address.port))
+    for left, (family, kind, protocol, _, where) in zip(range(len(found), 0, -1), found, strict=True):
+        dialing = socket.socket(family, kind, protocol)
+        try:
+            dialing.setblocking(False)
+            async with asyncio.timeout((deadline - loop.time()) / left):
+                await loop.sock_connect(dialing, where)
+            return dialing
+        except BaseException as error:
+            dialing.close()
+            if left == 1 or not isinstance(error, OSError):
+                raise
+    raise OSError(f"{address.host} has no address")
 
 
 _WAITING_ROOM = 16_384
