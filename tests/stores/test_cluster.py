@@ -12,7 +12,7 @@ from coatcheck.errors import ConfigurationError
 from coatcheck.stores.redis.address import Address, Target
 from coatcheck.stores.redis.cluster import Cluster
 from coatcheck.stores.redis.confirming import wait_for_replica
-from coatcheck.stores.redis.topology import Pause, Refresh, Route, Send
+from coatcheck.stores.redis.topology import Pause, Refresh, Route, Send, Step
 from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed, whole
 
 A, B, C = (Address(host=host) for host in "abc")
@@ -52,13 +52,14 @@ class Nodes:
         except StopIteration as end:
             return end.value
 
-    def do(self, step: Send[Any] | Pause | Refresh) -> Any:
+    def do(self, step: Step) -> Any:
         if isinstance(step, Refresh):
             self.refreshes += 1
             return self.follow(self.topology.refresh()) if step.wait else None
         if isinstance(step, Pause):
             self.pauses += 1
             return None
+        assert isinstance(step, Send)
         if step.commands == [("CLUSTER", "SLOTS")]:
             return step.read([self.map])
         self.said.append((step.to.host, step.commands))

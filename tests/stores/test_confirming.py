@@ -171,7 +171,7 @@ async def test_a_right_to_wait_that_is_taken_away_is_named(
     store = open_store(f"redis://web:pw@{LOOPBACK}:{primary.port}?prefix={prefix}&durability=replica")
     await store.create(a_record())
     primary("ACL", "SETUSER", "web", "-wait")
-    with pytest.raises(OutcomeUnknown, match="no replica has confirmed it.*NOPERM.*wait"):
+    with pytest.raises(OutcomeUnknown, match=r"no replica has confirmed it.*NOPERM.*wait"):
         await store.create(a_record())
 
 

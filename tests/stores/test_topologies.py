@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import pytest
@@ -10,9 +12,14 @@ import redis.asyncio as client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from coatcheck.stores.redis import RedisStore
+from coatcheck.errors import ForeignReply
+from coatcheck.stores.redis import RedisStore, SyncRedisStore
+from coatcheck.stores.redis.blocking_fleet import BlockingFleet
+from coatcheck.stores.redis.transport import Command, Read, whole
 from coatcheck.testing import AsyncStoreContract
 from tests.servers.cluster import ClusterGroup
+from tests.servers.fixtures import URLOpener
+from tests.servers.processes import eventually
 from tests.servers.sentinel import SERVICE, SentinelGroup
 from tests.servers.valkey import Valkey
 
@@ -103,3 +110,47 @@ class TestOwnDecodingClusterClientOnRESP2(TestCluster):
 
 class TestClusterConfirmed(TestCluster):
     options = "&durability=replica"
+
+
+@pytest.mark.parametrize("kind", ["wires", "threads", "own client"])
+@pytest.mark.parametrize("command", ["HGETALL", "UNLINK"], ids=["reading", "changing"])
+async def test_an_answer_of_several_nodes_that_is_somebody_elses_drops_their_connections(
+    cluster: ClusterGroup, prefix: str, open_store: URLOpener, kind: str, command: str
+) -> None:
+    """R1: no connection sees the whole of such an answer, and none of those that gave a part of it is used again."""
+
+    def connections(having: str = "") -> set[bytes]:
+        lines = [line for node in cluster.nodes for line in node("CLIENT", "LIST").splitlines()]
+        return {line.split(b" addr=")[1].split(b" ")[0] for line in lines if having.encode() in line}
+
+    def not_mine(_: list[Any]) -> None:
+        raise ForeignReply("here", "id", "a test")
+
+    async with AsyncExitStack() as closed_after:
+        url = f"{cluster.url}?prefix={prefix}&timeout=10"
+        transport: Any = open_store(url)._transport
+        if kind == "threads":
+            blocking: Any = closed_after.enter_context(closing(SyncRedisStore.from_url(url)._transport))
+            transport = _InThreads(blocking)
+        elif kind == "own client":
+            own = client.RedisCluster("127.0.0.1", cluster.nodes[0].port, retry=no_retries())
+            closed_after.push_async_callback(own.aclose)
+            transport = RedisStore.from_client(own, timeout=10)._transport
+        commands = [(command, f"{prefix}{{{number}}}") for number in range(64)]
+        assert len(await transport.exchange(commands, whole)) == 64
+        before = connections(f" cmd={command.lower()} ")
+        assert len(before) == 3
+        with pytest.raises(ForeignReply):
+            await transport.exchange(commands, not_mine)
+        await eventually(lambda: not before & connections(), "the connections to be dropped")
+        assert len(await transport.exchange(commands, whole)) == 64
+
+
+class _InThreads:
+    """A transport for threads, awaited."""
+
+    def __init__(self, transport: BlockingFleet) -> None:
+        self._transport = transport
+
+    async def exchange(self, commands: list[Command], read: Read[Any]) -> Any:
+        return await asyncio.to_thread(self._transport.exchange, commands, read)

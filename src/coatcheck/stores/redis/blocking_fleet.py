@@ -15,7 +15,7 @@ from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_wire import BlockingWire
 from coatcheck.stores.redis.confirming import awaits_replica, wait_for_replica
 from coatcheck.stores.redis.forking import tell_when_forked
-from coatcheck.stores.redis.topology import BRIEF, Pause, Refresh, Route, Send, Topology, is_news
+from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
 from coatcheck.stores.steps import follow_blocking
 
@@ -60,12 +60,12 @@ class BlockingFleet:
     def close(self) -> None:
         """Close the connections; those in use as soon as they are not. It cannot be used any more."""
         self._closed = True
-        self._keep((), "the store was closed")
+        self._leave({to for to, _ in list(self._wires)}, "the store was closed")
 
     def _follow(self, route: Route[T], deadline: float) -> T:
         return follow_blocking(route, lambda step: self._do(step, deadline))
 
-    def _do(self, step: Send[Any] | Pause | Refresh, deadline: float) -> Any:
+    def _do(self, step: Step, deadline: float) -> Any:
         left = deadline - monotonic()
         if type(step) is Send:
             if step.brief:
@@ -78,6 +78,8 @@ class BlockingFleet:
             if left <= step.seconds:
                 raise ExchangeFailed("no time is left", sent=False, slow=True)
             return time.sleep(step.seconds)
+        if type(step) is Drop:
+            return self._leave(step.servers, step.why)
         assert type(step) is Refresh
         refreshing = self._refresh(anew=step.anew)
         if step.wait:
@@ -120,7 +122,8 @@ class BlockingFleet:
         failure: BaseException | None = None
         try:
             self._follow(self._topology.refresh(), monotonic() + self._timeout)
-            self._keep(self._topology.members(), "the server is not in use any more")
+            others = {to for to, _ in list(self._wires)}.difference(self._topology.members())
+            self._leave(others, "the server is not in use any more")
         except BaseException as error:
             failure = error
         self._found_out(refreshing, failure)
@@ -145,9 +148,8 @@ class BlockingFleet:
                 self._wires[address, waits] = wire
         return wire
 
-    def _keep(self, members: Collection[Address], why: str) -> None:
-        """Close the connections to all others."""
+    def _leave(self, servers: Collection[Address], why: str) -> None:
         with self._lock:
-            left = [self._wires.pop(key) for key in list(self._wires) if key[0] not in members]
+            left = [self._wires.pop(key) for key in list(self._wires) if key[0] in servers]
         for wire in left:
             wire.close(why)

@@ -13,8 +13,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.confirming import awaits_replica
 from coatcheck.stores.redis.gate import RetryBudget
-from coatcheck.stores.redis.topology import Pause, Refresh, Refused, Route, Send
-from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed, Read, whole
+from coatcheck.stores.redis.topology import Drop, Pause, Refresh, Refused, Route, Send
+from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, ExchangeFailed, Read, whole
 
 T = TypeVar("T")
 
@@ -44,11 +44,16 @@ class Cluster:
         if len(parts) == 1:
             return (yield from self._carry(parts[0][0], commands, read))
         replies: list[Any] = [None] * len(commands)
+        answered: set[Address] = set()
         if all(command[0] in _READS for command in commands):
-            parts = yield from self._read_by_node(parts, commands, replies)
+            parts = yield from self._read_by_node(parts, commands, replies, answered)
         for slot, first, end in parts:
-            replies[first:end] = yield from self._carry(slot, commands[first:end], whole)
-        return read(replies)
+            replies[first:end] = yield from self._carry(slot, commands[first:end], whole, answered)
+        try:
+            return read(replies)
+        except LEAVING as foreign:
+            yield Drop(frozenset(answered), str(foreign))
+            raise
 
     def refresh(self) -> Route[None]:
         """See `Topology.refresh`. Any node can tell."""
@@ -80,8 +85,10 @@ class Cluster:
         """See `Topology.members`."""
         return self._known
 
-    def _carry(self, slot: int, commands: list[Command], read: Read[T]) -> Route[T]:
-        """Have commands on keys of one slot carried out, by whichever node it takes."""
+    def _carry(
+        self, slot: int, commands: list[Command], read: Read[T], answered: set[Address] | None = None
+    ) -> Route[T]:
+        """Have commands on keys of one slot carried out, by whichever node it takes, which is added to `answered`."""
 
         def unless_refused(replies: list[Any]) -> T:
             _check(commands, replies)
@@ -128,11 +135,17 @@ class Cluster:
                 asked = None
             else:
                 self._budget.successes += 1
+                if answered is not None:
+                    answered.add(node)
                 return answer
         raise failure
 
     def _read_by_node(
-        self, parts: list[tuple[int, int, int]], commands: list[Command], replies: list[Any]
+        self,
+        parts: list[tuple[int, int, int]],
+        commands: list[Command],
+        replies: list[Any],
+        answered: set[Address],
     ) -> Route[list[tuple[int, int, int]]]:
         """Read much with one round trip to each node. Gives the parts that are still to be read."""
         if any(self._slots[slot] is None for slot, _, _ in parts):
@@ -152,6 +165,7 @@ class Cluster:
                     raise
                 left += here
                 continue
+            answered.add(node)
             for part in here:
                 _, first, end = part
                 replies[first:end] = [next(answers) for _ in range(first, end)]

@@ -10,7 +10,7 @@ import redis.exceptions as client_errors
 from redis.client import NEVER_DECODE
 
 from coatcheck.stores.redis.pooled import as_text, error_reply
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import LEAVING, Command, ExchangeFailed, Read
 
 T = TypeVar("T")
 
@@ -46,10 +46,18 @@ class ClusteredTransport:
             raise ExchangeFailed(f"no answer within {timeout:g} s", sent=sent, slow=True) from error
         except (client_errors.RedisError, client_errors.RedisClusterException, OSError) as error:
             raise ExchangeFailed(str(error) or type(error).__name__, sent=sent) from error
-        return read(replies)
+        try:
+            return read(replies)
+        except LEAVING:  # the client does not say which connection it was
+            await asyncio.shield(self._drop_all())
+            raise
 
     async def close(self) -> None:
         """See `Transport.close`."""
+
+    async def _drop_all(self) -> None:
+        drops = [node.disconnect() for node in self._cluster.get_nodes()]
+        await asyncio.gather(*drops, return_exceptions=True)
 
     async def _reply(self, command: Command) -> Any:
         # Not decoded, even if the client would: bytes that are no UTF-8 would be an error there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.confirming import awaits_replica
 from coatcheck.stores.redis.lane import Lane
-from coatcheck.stores.redis.topology import BRIEF, Pause, Refresh, Route, Send, Topology, is_news
+from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
 from coatcheck.stores.redis.wire import Wire
 from coatcheck.stores.steps import follow
@@ -58,7 +58,7 @@ class Fleet:
     async def _follow(self, route: Route[T], deadline: float) -> T:
         return await follow(route, lambda step: self._do(step, deadline))
 
-    async def _do(self, step: Send[Any] | Pause | Refresh, deadline: float) -> Any:
+    async def _do(self, step: Step, deadline: float) -> Any:
         left = deadline - monotonic()
         if type(step) is Send:
             if step.brief:
@@ -72,6 +72,8 @@ class Fleet:
             if left <= step.seconds:
                 raise ExchangeFailed("no time is left", sent=False, slow=True)
             return await asyncio.sleep(step.seconds)
+        if type(step) is Drop:
+            return await self._leave(step.servers, step.why)
         assert type(step) is Refresh
         task = self._refresh(anew=step.anew)
         if step.wait:
@@ -119,7 +121,7 @@ class Fleet:
         lane = self._lanes[address] = Lane(self._make(replace(address, confirms=True)), timeout=self._timeout)
         return lane
 
-    async def _leave(self, addresses: set[Address], why: str) -> None:
+    async def _leave(self, addresses: Collection[Address], why: str) -> None:
         for address in addresses:
             lane = self._lanes.pop(address, None)
             wire = self._wires.pop(address, None)

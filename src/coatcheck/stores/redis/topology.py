@@ -54,7 +54,18 @@ class Refresh(Struct, frozen=True):
     anew: bool = False
 
 
-Route: TypeAlias = Generator[Send[Any] | Pause | Refresh, Any, T]
+class Drop(Struct, frozen=True):
+    """Step: drop the connections to these servers, because one of them gave an answer that belongs to somebody else.
+
+    Where one server gives the whole answer its connection sees to that itself; see `Read`.
+    """
+
+    servers: frozenset[Address]
+    why: str
+
+
+Step: TypeAlias = Send[Any] | Pause | Refresh | Drop
+Route: TypeAlias = Generator[Step, Any, T]
 
 
 class Refused(Exception):
