@@ -493,7 +493,7 @@ DAMAGES = [
     damage("a malformed ticket reaches the store", f"{WEB}/test_commands.py malformed",
            ("ticket.py", "if value.translate(None, _ALPHABET):", "if False:")),
     damage("certificates are not checked", f"{REDIS} not_trusted",
-           ("stores/redis/address.py", "    keyfile = options.pop", "    context.check_hostname = False\n    context.verify_mode = ssl.CERT_NONE\n    keyfile = options.pop")),
+           ("stores/redis/address.py", "    if certificate is not None:\n", "    context.check_hostname = False\n    context.verify_mode = ssl.CERT_NONE\n    if certificate is not None:\n")),
     damage("the index of owners is never repaired", f"{REDIS} repaired",
            (VERBS, "        if missing:\n", "        if False:\n")),
     damage("an absolute timeout longer than the key's life", f"{REDIS} exactly_as_long",

@@ -210,6 +210,13 @@ def test_a_node_that_does_not_know_its_own_name_is_where_it_was_reached(nodes: N
         ("redis+cluster://h1?durability=disk", "durability"),
         ("redis+cluster://h1?ssl_ca_certs=/nowhere", "ssl_ca_certs"),
         ("unix+cluster:///socket", "scheme"),
+        ("redis+sentinel://h1:0/shop", "sentinel://h1:0/shop.*no such port.*1 to 65535"),
+        ("redis+sentinel://h1,h2:99999/shop", "sentinel://h1,h2:99999/shop.*no such port"),
+        ("redis+sentinel://h1,:26379/shop", "the host is missing"),
+        ("redis+sentinel:///shop", "sentinel:///shop.*a host is missing"),
+        ("redis+cluster://h1:0", "no such port"),
+        ("redis+cluster://:6379", "the host is missing"),
+        ("redis+sentinel://h1/shop?ssl_ca_certs=/ca", "ssl_ca_certs='/ca': it is for TLS"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_with_what_is_wrong(url: str, named: str) -> None:

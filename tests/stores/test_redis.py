@@ -377,6 +377,19 @@ async def test_a_restart_of_the_server_needs_nobodys_help(options: tuple[str, ..
         ("rediss://localhost?ssl_ca_certs=/nowhere", "ssl_ca_certs"),
         ("rediss://localhost?ssl_cert_reqs=perhaps", "ssl_cert_reqs"),
         ("rediss://localhost?ssl_nosuch=1", "ssl_nosuch"),
+        ("rediss://localhost?ssl_ca_certs=", "ssl_ca_certs='': it is empty"),
+        ("rediss://localhost?ssl_certfile=", "ssl_certfile='': it is empty"),
+        ("rediss://localhost?ssl_keyfile=/key", "ssl_keyfile='/key': there is no certificate.*ssl_certfile"),
+        ("redis://localhost?ssl_cert_reqs=none", "ssl_cert_reqs='none': it is for TLS.*rediss"),
+        ("unix:///socket?ssl_ca_certs=/ca", "ssl_ca_certs='/ca': it is for TLS, which unix:// is without"),
+        ("unix://run/x.sock", "'run' stands where a host would.*'unix:///run/x.sock'"),
+        ("unix://user:pw@run/x.sock", "'run' stands where a host would.*'unix:///run/x.sock'"),
+        ("unix:///", "the path is missing"),
+        ("redis://localhost:0", "no such port.*1 to 65535"),
+        ("redis://localhost:65536/0", "no such port.*1 to 65535"),
+        ("redis://:6379", "the host is missing"),
+        ("redis://user:pw@:6379/0", "the host is missing"),
+        ("rediss:///0", "the host is missing"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_with_the_options_name(url: str, named: str) -> None:
@@ -384,6 +397,28 @@ def test_a_url_that_cannot_work_is_refused_with_the_options_name(url: str, named
         open_store_by_url(url)
     with pytest.raises(ConfigurationError, match=named):
         open_store_by_url(url.replace("redis", "valkey", 1))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "blamed"),
+    [
+        ("client", "/nowhere", "ssl_keyfile='/nowhere'"),
+        ("client", "authority", "ssl_keyfile"),
+        ("client", "", "ssl_certfile"),
+        ("client_key", "client_key", "ssl_certfile"),
+        ("/nowhere", "client_key", "ssl_certfile='/nowhere'"),
+    ],
+    ids=["no key file", "no key in it", "no key at all", "a key for a certificate", "no certificate file"],
+)
+def test_of_a_certificate_and_its_key_that_one_is_blamed_that_is_wrong(
+    tls: TLS, certificate: str, key: str, blamed: str
+) -> None:
+    def path(name: str) -> str:
+        return str(getattr(tls, name, name))
+
+    url = f"rediss://localhost?ssl_certfile={path(certificate)}" + (f"&ssl_keyfile={path(key)}" if key else "")
+    with pytest.raises(ConfigurationError, match=f"^{blamed}.*PEM file"):
+        open_store_by_url(url)
 
 
 @pytest.mark.parametrize("address", ["redis://127.0.0.1:1", f"redis://{'a' * 80}", "unix:///nowhere/socket"])

@@ -179,16 +179,16 @@ class Target:
         scheme, _, kind = url.partition("://")[0].lower().partition("+")
         where: dict[str, Any]
         if kind == "sentinel":
-            where, options = _sentinels(scheme, url)
+            where, options = _sentinels(scheme, url, shown)
         elif kind == "cluster":
-            addresses, options = _several(scheme, url, "cluster")
+            addresses, options = _several(scheme, url, "cluster", shown)
             if addresses[0].database:
                 raise ConfigurationError(
                     "db", addresses[0].database, "a cluster has no database but 0", "Tell users apart by ?prefix="
                 )
             where = {"topology": "cluster", "addresses": addresses}
         else:
-            address, options = _address(url)
+            address, options = _address(url, shown)
             where = {"addresses": (address,)}
         durable = _choice("durability", options, {"primary": False, "replica": True}, default=False)
         target = cls(
@@ -210,16 +210,16 @@ class Target:
         return target
 
 
-def _sentinels(scheme: str, url: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _sentinels(scheme: str, url: str, shown: str) -> tuple[dict[str, Any], dict[str, str]]:
     """What a URL says of sentinels and their service, and what else is in its query."""
-    parts = _split(url)
+    parts = _split(url, shown)
     service = unquote(parts.path[1:])
     if not service or "/" in parts.path[1:] or "@" in parts.path:
         raise ConfigurationError(
-            "store", without_password(url), "the name of the service, which the sentinels watch, is missing or unclear",
+            "store", shown, "the name of the service, which the sentinels watch, is missing or unclear",
             f"Write it after the hosts: '{scheme}+sentinel://host1:26379,host2,host3/mymaster?db=0'",
         )  # fmt: skip
-    addresses, options = _several(scheme, urlunsplit(parts._replace(path="")), "sentinel")
+    addresses, options = _several(scheme, urlunsplit(parts._replace(path="/")), "sentinel", shown)
     user, password = options.pop("sentinel_username", None), options.pop("sentinel_password", None)
     if user and not password:
         raise ConfigurationError("sentinel_username", user, "it has no password", "Add sentinel_password")
@@ -228,28 +228,32 @@ def _sentinels(scheme: str, url: str) -> tuple[dict[str, Any], dict[str, str]]:
     return {"topology": "sentinel", "addresses": tuple(sentinels), "server": server, "service": service}, options
 
 
-def _several(scheme: str, url: str, kind: str) -> tuple[tuple[Address, ...], dict[str, str]]:
+def _several(scheme: str, url: str, kind: str, shown: str) -> tuple[tuple[Address, ...], dict[str, str]]:
     """The servers whose hosts stand in a URL, with commas between them, and what else is in its query."""
-    parts = _split(url)
+    parts = _split(url, shown)
     user, at, hosts = parts.netloc.rpartition("@")
     addresses: list[Address] = []
     options: dict[str, str] = {}
     for host in hosts.split(","):
         if not host or scheme not in ("redis", "rediss", "valkey", "valkeys"):
             raise ConfigurationError(
-                "store", without_password(url), "a host is missing, or the scheme is unknown",
+                "store", shown, "a host is missing, or the scheme is unknown",
                 f"Use one such as 'redis+{kind}://host1:{_PORTS[kind]},host2,host3'",
             )  # fmt: skip
         port = "" if re.search(r":[^\]:]*$", host) else f":{_PORTS[kind]}"
-        address, options = _address(urlunsplit(parts._replace(scheme=scheme, netloc=f"{user}{at}{host}{port}")))
+        one = urlunsplit(parts._replace(scheme=scheme, netloc=f"{user}{at}{host}{port}"))
+        address, options = _address(one, shown)
         # What is checked with certificates is one thing, so that addresses that say the same are equal.
         addresses.append(replace(address, tls=addresses[0].tls) if addresses else address)
     return tuple(dict.fromkeys(addresses)), options
 
 
-def _address(url: str) -> tuple[Address, dict[str, str]]:
+def _address(url: str, shown: str) -> tuple[Address, dict[str, str]]:
     """The server that a URL names, and those options in its query that do not concern the connection."""
-    parts = _split(url)
+    parts = _split(url, shown)
+    port = parts.netloc.rpartition(":")[2]
+    if port.isdecimal() and not 0 < int(port[:9]) < 65_536 and "@" not in url.partition(parts.netloc)[2]:
+        raise ConfigurationError("store", shown, "there is no such port", "Use one from 1 to 65535, or leave it out")
     try:
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         options = dict(pairs)
@@ -259,26 +263,31 @@ def _address(url: str) -> tuple[Address, dict[str, str]]:
         plain = urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme.lower()], query=urlencode(database)))
         found = parse_url(plain)
         unclear = "@" in parts.path + parts.query or "#" in url or len(pairs) != len(dict(pairs))
-        if parts.scheme.lower() == "unix":
-            unclear = unclear or not parts.path
-        else:
-            unclear = unclear or not _NUMBER.fullmatch(parts.path) or "," in parts.netloc or found.get("port") == 0
+        if parts.scheme.lower() != "unix":
+            unclear = unclear or not _NUMBER.fullmatch(parts.path) or "," in parts.netloc
             unclear = unclear or (bool(database) and parts.path not in ("", "/"))
         if unclear or found.get("db", 0) < 0:
             raise ValueError
     except ValueError:
         # Not the error's own words: they may quote a piece of the password, taken for the port or for an option.
-        raise _unclear(url) from None
+        raise _unclear(shown) from None
+    if parts.scheme.lower() == "unix":
+        _check_path(parts, shown)
+    elif not parts.hostname:
+        raise ConfigurationError(
+            "store", shown, "the host is missing", f"Name it, for instance {parts.scheme}://localhost:6379"
+        )
     secure = parts.scheme.lower() in ("rediss", "valkeys")
     if tls_options and not secure:
+        name, text = next(iter(tls_options.items()))
         raise ConfigurationError(
-            "store", without_password(url), f"{next(iter(tls_options))} is for TLS", "Use rediss:// or valkeys://"
+            name, text, f"it is for TLS, which {parts.scheme}:// is without", "Use rediss or valkeys, or leave it out"
         )
     address = Address(
         host=found.get("host", "localhost"),
         port=found.get("port", 6379),
         path=found.get("path"),
-        tls=_tls(tls_options, url) if secure else None,
+        tls=_tls(tls_options, shown) if secure else None,
         username=found.get("username"),
         password=found.get("password"),
         database=found.get("db", 0),
@@ -286,49 +295,64 @@ def _address(url: str) -> tuple[Address, dict[str, str]]:
     return address, options
 
 
-def _split(url: str) -> SplitResult:
+def _check_path(parts: SplitResult, shown: str) -> None:
+    host = parts.netloc.rpartition("@")[2]
+    if host or parts.path in ("", "/"):
+        problem = f"{host!r} stands where a host would, and a unix socket has none" if host else "the path is missing"
+        right = f"unix:///{host}{parts.path}" if host else "unix:///run/valkey.sock"
+        raise ConfigurationError("store", shown, problem, f"Write the whole path after three slashes: {right!r}")
+
+
+def _split(url: str, shown: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
-        raise _unclear(url) from None
+        raise _unclear(shown) from None
 
 
-def _unclear(url: str) -> ConfigurationError:
+def _unclear(shown: str) -> ConfigurationError:
     return ConfigurationError(
-        "store", without_password(url), "host, port, path, options or number of the database cannot be made out",
+        "store", shown, "host, port, path, options or number of the database cannot be made out",
         "Use one such as 'redis://localhost:6379/0' or 'unix:///run/valkey.sock?db=0'; "
         "in a password write / ? # @ as %2F %3F %23 %40",
     )  # fmt: skip
 
 
-def _tls(options: dict[str, str], url: str) -> ssl.SSLContext:
-    context = _tried("ssl_ca_certs", options, lambda path: ssl.create_default_context(cafile=path))
-    context = context or ssl.create_default_context()
-    keyfile = options.pop("ssl_keyfile", None)
-    _tried("ssl_certfile", options, lambda path: context.load_cert_chain(path, keyfile))
+def _tls(options: dict[str, str], shown: str) -> ssl.SSLContext:
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if options.get(name) == "":
+            raise ConfigurationError(name, "", "it is empty", "Give the path of a PEM file, or leave it out")
+    authorities = options.pop("ssl_ca_certs", None)
+    context = _tried("ssl_ca_certs", authorities, lambda: ssl.create_default_context(cafile=authorities))
+    certificate, key = options.pop("ssl_certfile", None), options.pop("ssl_keyfile", None)
+    if certificate is not None:
+        _tried("ssl_certfile", certificate, lambda: ssl.create_default_context(cafile=certificate))
+        named = ("ssl_certfile", certificate) if key is None else ("ssl_keyfile", key)
+        wanted = "of the private key of that certificate, without a password"
+        _tried(*named, lambda: context.load_cert_chain(certificate, key, password=""), wanted)
+    elif key is not None:
+        raise ConfigurationError(
+            "ssl_keyfile", key, "there is no certificate to it", "Add ssl_certfile, or leave it out"
+        )
     if not _choice("ssl_check_hostname", options, {"true": True, "false": False}, default=True):
         context.check_hostname = False
     if not _choice("ssl_cert_reqs", options, {"required": True, "none": False}, default=True):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if options:
-        raise ConfigurationError(
-            "store", without_password(url), f"unknown option {next(iter(options))!r}", f"Known: {', '.join(_TLS)}"
-        )
+        raise ConfigurationError("store", shown, f"unknown option {next(iter(options))!r}", f"Known: {', '.join(_TLS)}")
     return context
 
 
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
 
-def _tried(name: str, options: dict[str, str], load: Callable[[str], T]) -> T | None:
-    path = options.pop(name, None)
-    if path is None:
-        return None
+def _tried(name: str, path: str | None, load: Callable[[], T], wanted: str = "") -> T:
     try:
-        return load(path)
+        return load()
     except OSError as error:  # ssl.SSLError is one
-        raise ConfigurationError(name, path, f"it cannot be read ({error})", "Give the path of a PEM file") from None
+        advice = f"Give the path of a PEM file {wanted}".strip()
+        raise ConfigurationError(name, path, f"it cannot be read ({error})", advice) from None
 
 
 def _choice(name: str, options: dict[str, str], choices: Mapping[str, bool], *, default: bool) -> bool:
