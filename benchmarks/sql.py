@@ -34,8 +34,9 @@ from starlette.middleware import Middleware
 from benchmarks import _harness as harness
 from benchmarks import _sessions as sessions
 from benchmarks._applications import BARE, _on_starlette
-from benchmarks._wsgi import BARE_DJANGO, BARE_FLASK, DJANGO, FLASK, Visitors, django, flask
+from benchmarks._wsgi import BARE_DJANGO, BARE_FLASK, DJANGO, FLASK, django, flask
 from benchmarks.asgi import Users
+from benchmarks.frameworks import Users as Visitors
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.sql import SQLStore
 from tests.servers.postgresql import PostgreSQL

@@ -10,38 +10,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coatcheck.stores.redis import RedisStore
-from tests.servers.fixtures import (
-    URLOpener,
-    cluster,
-    mariadb,
-    open_database,
-    open_sessions,
-    open_store,
-    own_postgresql,
-    own_valkey,
-    postgresql,
-    prefix,
-    sentinels,
-    valkey,
-    valkey_url,
-)
+from tests.servers.fixtures import *  # noqa: F403 - all of them
+from tests.servers.fixtures import URLOpener
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
-
-__all__ = [
-    "cluster",
-    "mariadb",
-    "open_database",
-    "open_sessions",
-    "open_store",
-    "own_postgresql",
-    "own_valkey",
-    "postgresql",
-    "prefix",
-    "sentinels",
-    "valkey",
-    "valkey_url",
-]
 
 
 @pytest.fixture

@@ -1,31 +1,3 @@
 """The fixtures of the stores."""
 
-from tests.servers.fixtures import (
-    cluster,
-    mariadb,
-    open_database,
-    open_sessions,
-    open_store,
-    own_postgresql,
-    own_valkey,
-    postgresql,
-    prefix,
-    sentinels,
-    valkey,
-    valkey_url,
-)
-
-__all__ = [
-    "cluster",
-    "mariadb",
-    "open_database",
-    "open_sessions",
-    "open_store",
-    "own_postgresql",
-    "own_valkey",
-    "postgresql",
-    "prefix",
-    "sentinels",
-    "valkey",
-    "valkey_url",
-]
+from tests.servers.fixtures import *  # noqa: F403 - all of them

@@ -29,9 +29,9 @@ class RedisStore:
     One round trip per verb. Acknowledged means: in the memory of the server; what survives its crash is its persistence
     settings' business. A full server (`noeviction`) refuses writes with `StoreFull`; reading and deleting go on.
 
-    A commit whose answer was lost is sent once more, under the same operation id, so that it is applied once. This is the
-    only layer that repeats anything, and only when a connection broke on which the command had been sent: while
-    the server is down nothing is repeated.
+    What may have been carried out is repeated here and nowhere else: once, when the connection broke on which it had been
+    sent, and a commit under the same operation id, so that it is applied once. What a server refused, because another is
+    the right one, is sent to that one by the transport. While the server is down nothing is repeated.
 
     Args:
         transport: what carries the commands.

@@ -114,8 +114,9 @@ class Verbs:
     def rescue(self, exchange: Exchange[T], trouble: ExchangeFailed | ScriptUnknown) -> Steps[T]:
         """What is left to be done after an exchange failed: repeat it, if that is allowed, or say why not.
 
-        This is the only layer that repeats anything, and only when a connection broke on which the commands had been
-        sent, or when the server did not know a script: while the server is down nothing is repeated.
+        This is the only layer that repeats what may have been carried out, and only when a connection broke on which it
+        had been sent, or when the server did not know a script: while the server is down nothing is repeated. What
+        surely was not carried out is the topology's to send to the right server.
 
         Raises:
             StoreUnavailable, OutcomeUnknown: it could not be carried out, or nobody knows whether it was.
