@@ -105,6 +105,17 @@ class Crowd:
         goals = [user.well + times for user in self.users]
         await self.until(lambda: all(user.well >= goal for user, goal in zip(self.users, goals, strict=True)))
 
+    async def served_once(self, ready: Callable[[], bool]) -> float:
+        """Seconds from the moment when the servers are ready until every user has been served again: our part of it."""
+        async with asyncio.timeout(30):
+            while not await asyncio.to_thread(
+                ready
+            ):  # a crowd that waits for us would look like one that waits for them
+                await asyncio.sleep(0.005)
+        began = fair_time()
+        await self.go_on(1)
+        return fair_time() - began
+
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
             while not condition():

@@ -60,6 +60,11 @@ class ClusterGroup:
                         return self._at(_port(words))
         raise AssertionError("nobody serves it")
 
+    def has_replaced(self, before: Valkey, key: str) -> bool:
+        """Whether another node serves a key, and takes writes to its slot."""
+        primary = self.primary_of(key)
+        return primary is not before and primary.takes_writes(f"{{{key}}}")
+
     def replica_of(self, primary: Valkey) -> Valkey:
         for line in self._lines(primary):
             words = line.split()

@@ -58,6 +58,11 @@ class SentinelGroup:
     def replicas(self) -> list[Valkey]:
         return [server for server in self.servers if server is not self.primary]
 
+    def has_replaced(self, before: Valkey) -> bool:
+        """Whether the sentinels name another server the primary, and that one takes writes."""
+        primary = self.primary
+        return primary is not before and primary.takes_writes()
+
     def fail_over(self, how: str) -> None:
         """A planned change, as before maintenance; `COORDINATED`, so that the old primary waits for the new one."""
         self.sentinels[0]("SENTINEL", "FAILOVER", SERVICE, *how.split())

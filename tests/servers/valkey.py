@@ -141,6 +141,13 @@ class Valkey:
         with redis.Redis(port=self.port, host=LOOPBACK, socket_timeout=5) as client:
             return client.execute_command(*command)
 
+    def takes_writes(self, key: str = "probe") -> bool:
+        """Whether it carries out a write, to this key, at this moment."""
+        try:
+            return bool(self("SET", key, 1, "PX", 1))
+        except (redis.RedisError, OSError):
+            return False
+
     def _answers_or_died(self) -> bool:
         if not self.process.alive:
             return True
