@@ -328,6 +328,25 @@ async def test_no_words_of_the_server_that_may_quote_the_password() -> None:
         await wire.close()
 
 
+async def test_a_longer_time_limit_of_a_request_does_not_make_a_server_that_says_nothing_dearer(
+    own_valkey: Valkey,
+) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=0.2)
+    assert await echo(wire, "before") == "before"
+    own_valkey.freeze()
+    try:
+        for problem in ("no sign of life", "no connection within 0.2 s|no answer in time|no sign of life"):
+            began = fair_time()
+            with pytest.raises(ExchangeFailed, match=problem) as failed:
+                await echo(wire, "lost", timeout=5)
+            assert failed.value.slow or "no connection" in problem
+            assert fair_time() - began < 1
+            await asyncio.sleep(0.1)  # until it is tried again
+    finally:
+        own_valkey.thaw()
+    await wire.close()
+
+
 @pytest.mark.parametrize("heartbeat", [0.05, 10.0])
 @pytest.mark.parametrize("usual", [0.2, 200.0])
 async def test_a_request_has_its_own_time_limit_whatever_the_usual_one(
