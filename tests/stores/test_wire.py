@@ -484,3 +484,65 @@ def test_loops_that_end_while_requests_wait_leave_no_socket(own_valkey: Valkey) 
 
         asyncio.run(end())
         gc.collect()
+
+
+@pytest.mark.parametrize("stage", ["greeting", "tls"])
+async def test_connecting_has_the_same_time_limit(stage: str) -> None:
+    """A server that takes connections and says nothing. `test_resolver` has the same for names."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with server:
+        tls = ssl.create_default_context() if stage == "tls" else None
+        wire = Wire(Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1], tls=tls), timeout=5.0)
+        began, fairly = monotonic(), fair_time()
+        with pytest.raises(ExchangeFailed, match="no connection in time") as failed:
+            await echo(wire, "lost", timeout=0.2)
+        assert monotonic() - began >= 0.2
+        assert fair_time() - fairly < 0.5
+        assert (failed.value.sent, failed.value.slow) == (False, True)
+        await wire.close()
+
+
+async def test_what_the_socket_does_not_take_is_kept_and_known_not_to_be_sent(own_valkey: Valkey) -> None:
+    wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=20)
+    assert await echo(wire, "before") == "before"
+    own_valkey.freeze()
+    waves = []
+    for _ in range(60):
+        waves.append([asyncio.ensure_future(echo(wire, "x" * 100_000)) for _ in range(10)])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    connection = wire._connection
+    assert connection is not None
+    assert connection._socket is not None
+    assert connection._socket.get_write_buffer_size() <= 11 * 100_000, (
+        "no more than what was under way when it was full"
+    )
+    own_valkey.thaw()
+    for wave in waves:
+        assert await asyncio.gather(*wave) == 10 * ["x" * 100_000]
+    own_valkey.freeze()
+    waves = []
+    for _ in range(60):
+        waves.append([asyncio.ensure_future(echo(wire, "x" * 100_000)) for _ in range(10)])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    own_valkey.kill()
+    outcomes: list[Any] = await asyncio.gather(*(task for wave in waves for task in wave), return_exceptions=True)
+    assert all(isinstance(outcome, ExchangeFailed) for outcome in outcomes)
+    assert [outcome.sent for outcome in outcomes[:10]] == 10 * [True]
+    assert [outcome.sent for outcome in outcomes[-10:]] == 10 * [False]
+    await wire.close()
+
+
+async def test_the_server_is_told_whose_connection_it_is(wire: Wire, own_valkey: Valkey) -> None:
+    assert await echo(wire, "before") == "before"
+    [line] = [line for line in own_valkey("CLIENT", "LIST").splitlines() if b"cmd=echo" in line]
+    assert b" name=coatcheck " in line
+    assert b" resp=3 " in line
+    assert b" lib-name=coatcheck lib-ver=" in line
