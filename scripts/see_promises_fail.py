@@ -112,7 +112,7 @@ DAMAGES = [
            (LAYOUT, "if echo != self.owner_key(owner) or type(session_ids) is not list:", "if False:")),
     damage("R1 a connection that mixes up replies is kept", f"{R1} under_load and wire",
            ("stores/redis/conversation.py", "        if isinstance(error, LEAVING):\n", "        if False:\n")),
-    damage("R1 a cancelled request gives up its place in the line", f"{R1} storm and wire",
+    damage("R1 a cancelled request gives up its place in the line", (f"{R1} storm and wire", f"{R1} several_servers"),
            ("stores/redis/conversation.py", "                if not line:\n",
             "                while line and line[0].waiter.done():\n                    line.popleft()\n"
             "                if not line:\n")),
