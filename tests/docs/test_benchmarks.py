@@ -89,7 +89,7 @@ def test_sql(tmp_path: Path) -> None:
     few = ["--rounds", "2", "--operations", "20", "--sessions", "4", "--few", "20", "--many", "200"]
     written, said = run("sql", tmp_path, *few, "--turns", "1", "--seconds", "1")
     assert set(written["parts"]) == {"applications", "read", "fields", "stored", "sweep"}
-    assert len(written["targets"]) == 8
+    assert len(written["targets"]) == 10
     assert "Django's database sessions" in said
 
 
