@@ -55,6 +55,7 @@ SITE = f"{WEB}/test_django_site.py"
 DATABASES = "tests/promises/test_databases.py"
 SQL = "tests/stores/test_sql.py"
 TABLES = "tests/stores/test_sql_tables.py"
+FORKING = "tests/stores/test_sql_forking.py"
 OPENING = "tests/stores/test_sql_opening.py"
 ALL_TO_ALL = "tests/promises/test_all_to_all.py"
 PEERS = "tests/stores/test_replicated_peers.py"
@@ -536,6 +537,12 @@ DAMAGES = [
            (SQL_TROUBLE, '"40001": "again"', '"40001": "refused"')),
     damage("SQL a locked SQLite file is an error", f"{OPENING} sqlite", (SQL_TROUBLE, '    5: "again"', '    5: "refused"')),
     damage("SQL an SQLite file may be read by all", f"{OPENING} owners_alone", ("stores/sql/drivers.py", "0o600", "0o644")),
+    damage("SQL a process forks while a thread has an SQLite file in hand", f"{FORKING} loop_runs and sqlite",
+           ("stores/sql/files.py", "            self._changed.wait_for(lambda: not self._in_hand, _PATIENCE)\n", "")),
+    damage("SQL a child inherits the open SQLite file", f"{FORKING} used_before",
+           ("stores/sql/files.py", "            shelf.clear()\n", "            pass\n")),
+    damage("SQL a child takes its parent's connections out of its loop", f"{FORKING} loop_runs and mariadb",
+           (SQL_STORE, "_OF_PARENTS.extend(self._runners.values())", "[runner.forget() for runner in self._runners.values()]")),
     damage("SQL a sweep waits for what others have in hand", f"{TABLES} in_hand",
            ("stores/sql/postgresql.py", "FOR UPDATE SKIP LOCKED", "FOR UPDATE")),
     damage("SQL a sweep removes who is alive", f"{TABLES} nothing_else",

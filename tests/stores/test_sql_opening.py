@@ -174,39 +174,6 @@ async def test_so_is_somebodys_own_synchronous_engine(request: pytest.FixtureReq
     engine.dispose()
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("where", ["postgresql", "sqlite"])
-def test_a_forked_process_has_connections_of_its_own(
-    request: pytest.FixtureRequest, tmp_path: Path, where: str
-) -> None:
-    url = f"sqlite:///{tmp_path}/sessions.db?" if where == "sqlite" else request.getfixturevalue(where).url + "&"
-    store = SyncSQLStore.from_url(url + PATIENT)
-    new = a_record(fields={"hits": "0"})
-    store.create(new)
-
-    def count() -> bool:
-        for _ in range(20):
-            store.update(new.session_id, a_commit(new, increments={"hits": 1}))
-        return True
-
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            well = False
-            try:
-                well = count()
-            finally:
-                os._exit(0 if well else 1)
-        children.append(child)
-    count()
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    record = store.read(new.session_id)
-    assert record is not None
-    assert record.fields == {"hits": "80"}
-    store.close()
-
-
 def test_a_store_serves_one_event_loop_after_another(postgresql: PostgreSQL) -> None:
     store = SQLStore.from_url(f"{postgresql.url}&{PATIENT}")
 
@@ -332,37 +299,6 @@ def test_a_mariadb_that_is_a_replica_now_is_down(mariadb: MariaDB) -> None:
         other.close()
     finally:
         mariadb("SET GLOBAL read_only = 0")
-
-
-def test_an_sqlite_file_that_was_used_before_a_fork_loses_nothing_after_it(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/sessions.db?{PATIENT}"
-    store, session = open_sync_store(url), a_record()
-    store.create(session)  # as an application does that is loaded before its workers are forked
-    parents_turn, childs_turn = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        failed = 1
-        try:
-            for turn in range(2):
-                for _ in range(5):
-                    store.update(session.session_id, a_commit(session, increments={"hits": 1}))
-                if turn == 0:
-                    os.write(parents_turn[1], b"x")
-                    os.read(childs_turn[0], 1)  # until the parent has closed its store
-            failed = 0
-        finally:
-            os._exit(failed)
-    os.read(parents_turn[0], 1)
-    store.close()
-    os.write(childs_turn[1], b"x")
-    assert os.waitpid(child, 0)[1] == 0
-    for end in (*parents_turn, *childs_turn):
-        os.close(end)
-    again = open_sync_store(url)
-    record = again.read(session.session_id)
-    again.close()
-    assert record is not None
-    assert record.fields["hits"] == "10", "an acknowledged commit is lost"
 
 
 async def test_a_row_that_somebody_keeps_locked_does_not_use_up_the_server(postgresql: PostgreSQL) -> None:

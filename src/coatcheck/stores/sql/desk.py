@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from coatcheck.stores.sql.asking import Ask, Connect, Release, Step
 from coatcheck.stores.sql.core import Call, Core
 from coatcheck.stores.sql.drivers import Way
-from coatcheck.stores.sql.lines import FileLine, Line
+from coatcheck.stores.sql.files import FILES
+from coatcheck.stores.sql.lines import Line
 from coatcheck.stores.sql.places import Places
 from coatcheck.stores.sql.sweeping import BATCH, Sweeper
 from coatcheck.stores.sql.timing import DEADLINE
@@ -56,8 +55,8 @@ class Resting(Generic[L]):
         lines, self._lines = self._lines, []
         return lines
 
-    def cut(self) -> None:
-        """Close all of them: the server has been restarted, or is another one now."""
+    def clear(self) -> None:
+        """Cut all of them: the server has been restarted, or is another one now; or this process is about to fork."""
         for line in self.all():
             line.cut()
 
@@ -78,7 +77,8 @@ class Desk:
         self.resting: Resting[Line] = Resting()
         self._places = None if places is None else Places(places)
         self._sweeper = Sweeper(sweep, lambda: self.perform(core.sweeping(BATCH, None))) if sweep else None
-        _DESKS.add(self)
+        if way.is_file:
+            FILES.shelves.add(self.resting)
 
     def perform(self, call: Call[T]) -> T:
         """See `Core.perform`."""
@@ -103,14 +103,6 @@ class Desk:
         for line in self.resting.all():
             line.close()
 
-    def before_fork(self) -> None:
-        """Close the files that rest: a forked process would take our locks on them for its own."""
-        for line in self.resting.all():
-            if isinstance(line, FileLine):
-                line.close()
-            else:
-                self.resting.put(line)
-
     def forget(self) -> None:
         """Let go of what was opened without touching it: it is another process's."""
         _ABANDONED.append(self)
@@ -123,6 +115,7 @@ class _Hand:
         self._desk = desk
         self._call = call
         self._line: Line | None = None
+        self._has_file = False
 
     def do(self, step: Step) -> Any:
         """Carry out a step. Raises `Trouble`."""
@@ -140,6 +133,7 @@ class _Hand:
         line, self._line = self._line, None
         if line is not None:
             line.cut()
+        self._lay_aside()
 
     def _ask(self, ask: Ask) -> Any:
         assert self._line is not None
@@ -155,22 +149,32 @@ class _Hand:
     def _connect(self) -> None:
         if monotonic() >= self._call.deadline:
             raise Trouble("slow", "no time is left")
+        if self._desk.way.is_file:
+            FILES.take()
+            self._has_file = True
         try:
             self._line = self._desk.resting.take() or self._desk.way.open()
         except Exception as error:
+            self._lay_aside()
             raise trouble(error, self._desk.way) from error
 
     def _release(self, release: Release) -> None:
         line, self._line = self._line, None
         assert line is not None
         if release.others:
-            self._desk.resting.cut()
+            self._desk.resting.clear()
         if not release.clean:
             line.cut()
         elif line.rests:
             self._desk.resting.put(line)
         else:
             line.close()
+        self._lay_aside()
+
+    def _lay_aside(self) -> None:
+        if self._has_file:
+            self._has_file = False
+            FILES.lay_aside()
 
 
 class Uncertainty:
@@ -202,13 +206,3 @@ class Uncertainty:
 _ABANDONED: list[Desk] = []
 """Of the process from which this one was forked. They are kept, so that nothing of them is closed here: SQLite would give up
 the locks of the other process."""
-
-_DESKS: weakref.WeakSet[Desk] = weakref.WeakSet()
-
-
-def _before_fork() -> None:
-    for desk in list(_DESKS):
-        desk.before_fork()
-
-
-os.register_at_fork(before=_before_fork)

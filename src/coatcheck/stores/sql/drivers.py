@@ -26,11 +26,13 @@ class Way:
         dialect: how SQL is written there, for this driver.
         errors: all that the driver raises.
         open: makes a connection: a `Line`, or something to be awaited for an `AsyncLine`.
+        is_file: whether it leads to a file of SQLite; see `files`.
     """
 
     dialect: Dialect
     errors: tuple[type[Exception], ...]
     open: Callable[[], Any]
+    is_file: bool = False
 
 
 _OURS = {
@@ -202,7 +204,7 @@ def _sqlite(target: Target) -> Way:
             raise
         return FileLine(made)
 
-    return Way(_dialect("sqlite.pysqlite", "qmark"), (sqlite3.Error,), connect)
+    return Way(_dialect("sqlite.pysqlite", "qmark"), (sqlite3.Error,), connect, is_file=True)
 
 
 _WAYS: dict[str, Callable[[Target], Way]] = {

@@ -6,7 +6,7 @@ runs asynchronous drivers, would cost more than the query; see `docs/decisions/0
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Protocol
 
 from sqlalchemy import Dialect, Engine
@@ -41,15 +41,17 @@ class Line:
         if self._must_be_told:
             self._driver._read_timeout = self._driver._write_timeout = max(0.001, time_left())
         cursor = self._driver.cursor()
-        if ask.gives == "many":
-            cursor.executemany(ask.sql, ask.values)
-            answer: Any = None
-        else:
-            # Without values a % in it is just that.
-            cursor.execute(ask.sql, ask.values) if ask.values else cursor.execute(ask.sql)
-            answer = cursor.fetchall() if ask.gives == "rows" else cursor.rowcount
+        answer = self._answer(cursor, ask)
         cursor.close()
         return answer
+
+    def _answer(self, cursor: Any, ask: Ask) -> Any:
+        if ask.gives == "many":
+            cursor.executemany(ask.sql, ask.values)
+            return None
+        # Without values a % in it is just that.
+        cursor.execute(ask.sql, ask.values) if ask.values else cursor.execute(ask.sql)
+        return cursor.fetchall() if ask.gives == "rows" else cursor.rowcount
 
     def close(self) -> None:
         """Be done with it."""
@@ -64,11 +66,11 @@ class Line:
 class FileLine(Line):
     """A connection to a file of SQLite."""
 
-    def cut(self) -> None:
-        # A cursor that a traceback still holds would keep the transaction, and its lock, beyond the closing.
-        with suppress(Exception):
-            self._driver.rollback()
-        super().cut()
+    def ask(self, ask: Ask) -> Any:
+        # A cursor that was left open, and that a traceback still holds, would keep the file open, and its locks, beyond the
+        # closing of the connection.
+        with closing(self._driver.cursor()) as cursor:
+            return self._answer(cursor, ask)
 
 
 class EngineLine(Line):

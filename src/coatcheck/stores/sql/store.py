@@ -210,7 +210,7 @@ class _InLoop:
         await asyncio.sleep(0)  # what was cut off is closed in the next turn of the loop, which may be its last
 
     def forget(self) -> None:
-        self.resting.cut()
+        self.resting.clear()
 
 
 class _Hand:
@@ -258,7 +258,7 @@ class _Hand:
         line, self._line = self._line, None
         assert line is not None
         if release.others:
-            self._runner.resting.cut()
+            self._runner.resting.clear()
         if not release.clean:
             line.cut()
         elif line.rests:
