@@ -56,6 +56,7 @@ DATABASES = "tests/promises/test_databases.py"
 SQL = "tests/stores/test_sql.py"
 TABLES = "tests/stores/test_sql_tables.py"
 FORKING = "tests/stores/test_sql_forking.py"
+INPUT = "tests/stores/test_sql_input.py"
 OPENING = "tests/stores/test_sql_opening.py"
 ALL_TO_ALL = "tests/promises/test_all_to_all.py"
 PEERS = "tests/stores/test_replicated_peers.py"
@@ -512,7 +513,7 @@ DAMAGES = [
            (SQL_VERBS, '            raise CorruptRecord(session_id, "its version or its operations cannot be")\n',
             "            raise SessionGone(session_id)\n")),
     damage("R6 SQL an answer that is lost is not asked for again", f"{DATABASES} r6_an_answer",
-           (SQL_CORE, 'elif kind == "broken" and connected and not broke:', "elif False:")),
+           (SQL_CORE, 'once = {"broken", ', "once = {")),
     damage("R6 SQL a repeated commit is applied again", f"{DATABASES} r6_an_answer",
            (FUNCTIONS, "IF {prefix}remembers(s.operations, p_operation) THEN\n    outcome", "IF false THEN\n    outcome")),
     damage("R6 SQL what is not known is called refused", f"{DATABASES} r6_what",
@@ -543,6 +544,31 @@ DAMAGES = [
            ("stores/sql/files.py", "            shelf.clear()\n", "            pass\n")),
     damage("SQL a child takes its parent's connections out of its loop", f"{FORKING} loop_runs and mariadb",
            (SQL_STORE, "_OF_PARENTS.extend(self._runners.values())", "[runner.forget() for runner in self._runners.values()]")),
+    damage("SQL what was deleted before the answer was lost is called absent", f"{DATABASES} r6_an_answer and async",
+           (SQL_CORE, "again=lambda: self.verbs.delete_again(session_id)", "again=lambda: self.verbs.delete(session_id)")),
+    damage("SQL who cannot make tables keeps others from it", (f"{TABLES} cannot_make and async", f"{TABLES} nor_on and sync"),
+           (SQL_CORE, "clean = lost and self._checked and call.needs_tables", "clean = lost")),
+    damage("SQL tables are made without MariaDB's lock", f"{TABLES} nor_on and async",
+           (SQL_VERBS, "        if not is_ours:\n", "        if False:\n")),
+    damage("SQL a dropped table is only called a relation", f"{TABLES} dropped",
+           (SQL_CORE, '                elif kind == "missing":\n                    raise', '                elif False:\n                    raise')),
+    damage("SQL a duplicate is tried again until time is over", f"{OPENING} duplicate",
+           (SQL_TROUBLE, '1062: "duplicate"', '1062: "again"')),
+    damage("SQL a file that cannot be written says nothing of that", (f"{OPENING} may_not_be_written", f"{OPENING} without_room"),
+           (SQL_TROUBLE, 'f"{words}. {_OF_SQLITE[code]}" if code in _OF_SQLITE else words', "words")),
+    damage("SQL a locked file is only slow", f"{OPENING} costs_the_others", (SQL_CORE, 'if self.lost else ""', 'if False else ""')),
+    damage("SQL any id is compared", f"{INPUT} nobodys and mariadb",
+           (SQL_VERBS, "        if not is_session_id(session_id):  # MySQL", "        if False:  # MySQL")),
+    damage("SQL a record of any kind is sent", f"{INPUT} by_name", (SQL_VERBS, "        check_new(new)\n", ""),
+           ("stores/sql/postgresql.py", "        check_new(new)\n", "")),
+    damage("SQL a commit of any kind is sent", f"{INPUT} by_name", (SQL_VERBS, "        check_changes(session_id, changes)\n", ""),
+           ("stores/sql/postgresql.py", "        check_changes(session_id, changes)\n", "")),
+    damage("SQL what a driver refuses to send is unknown", f"{INPUT} driver_refuses",
+           (SQL_TROUBLE, 'type(error).__name__ == "DataError"', "False")),
+    damage("SQL an addend of more than 64 bits counts", f"{SQL} SQLite and would_leave",
+           ("record.py", "addend not in COUNTER_RANGE or ", ""), ("stores/sql/columns.py", "if addend not in COUNTER_RANGE:", "if False:")),
+    damage("SQL psycopg is closed where SQLAlchemy refuses to", f"{OPENING} without_a_word",
+           ("stores/sql/lines.py", "self._is_cut_anywhere = dialect.has_terminate", "self._is_cut_anywhere = True")),
     damage("SQL a sweep waits for what others have in hand", f"{TABLES} in_hand",
            ("stores/sql/postgresql.py", "FOR UPDATE SKIP LOCKED", "FOR UPDATE")),
     damage("SQL a sweep removes who is alive", f"{TABLES} nothing_else",

@@ -6,6 +6,8 @@ None of them ever carries a ticket's secret.
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class CoatcheckError(Exception):
     """The root of every exception that coatcheck raises on purpose."""
@@ -43,6 +45,19 @@ class BadFieldName(CoatcheckError, ValueError):
         super().__init__(
             f"{name!a} cannot name a session field: a name, or a map's key, is a string of valid Unicode, and a name "
             "is not empty and does not begin with '@'"
+        )
+
+
+class TooLong(CoatcheckError, ValueError):
+    """The name of a field, or of an owner, for which the store has no room. Nothing has been written."""
+
+    def __init__(self, kind: Literal["field", "owner"], name: str, length: int, limit: int) -> None:
+        what, next_step = {
+            "field": ("the name of session field", "Use a shorter name, or a shorter key of the map"),
+            "owner": ("the owner", "Use a shorter one, such as the user's id"),
+        }[kind]
+        super().__init__(
+            f"{what} {name[:40] + '…'!r} has {length} bytes, and this store has room for {limit}. {next_step}"
         )
 
 
@@ -173,7 +188,7 @@ class StoreFull(StoreUnavailable):
 
     def __init__(self, store: str, problem: str) -> None:
         super().__init__(
-            store, f"it is full ({problem}). Give it more memory or shorten the idle timeout", retry_after=30
+            store, f"it is full ({problem}). Give it more room, or shorten the idle timeout", retry_after=30
         )
 
 

@@ -151,7 +151,7 @@ class Changes(Struct, frozen=True, kw_only=True, gc=False):
             here, those included that this request has never seen.
         sets: name to encoded value.
         deletes: names; one that does not exist is no error.
-        increments: name to addend. A field that does not exist counts from 0.
+        increments: name to addend, a 64-bit integer. A field that does not exist counts from 0.
         renewal: a new secret, or `None`.
         owner: whose session it is from now on, or `None` to keep the present owner. A session without a deadline names
             its owner in every commit, because an index of owners cannot tell otherwise how long it lives.
@@ -263,7 +263,7 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
     Raises:
         SessionGone: there is no record, or the secret opens it no longer.
         Conflict: the version is not the one asked for.
-        NotACounter: an increment met something else, or would leave 64 bits.
+        NotACounter: an increment met something else, or it or its sum would leave 64 bits.
     """
     if record is None or record.expires_ms <= now_ms:
         raise SessionGone(session_id)
@@ -289,7 +289,7 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
     counters = {}
     for name, addend in changes.increments.items():
         counters[name] = counter(name, fields.get(name, "0")) + addend
-        if counters[name] not in COUNTER_RANGE:
+        if addend not in COUNTER_RANGE or counters[name] not in COUNTER_RANGE:
             raise NotACounter(name, "the result would not fit into 64 bits")
         fields[name] = str(counters[name])
 

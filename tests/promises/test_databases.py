@@ -274,6 +274,10 @@ async def answers_are_lost(server: Any, open_either: Open) -> None:
             assert middle.swallowed == before + 1
             assert applied.counters == {"hits": number + 1}
         assert await hits(store, new.session_id) == 3
+        middle.prey = new.session_id.encode()
+        assert await store.delete(new.session_id), "what the first try removed is not called absent"
+        assert middle.swallowed == before + 2
+        assert await store.read(new.session_id) is None
 
 
 async def test_r6_what_comes_too_late_is_unknown(server: Any, open_either: Open) -> None:

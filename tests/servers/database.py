@@ -84,6 +84,9 @@ class Database:
     def freeze(self) -> None:
         """Leave connections open, but answer nothing (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
+        wait_until(
+            lambda: all(map(_is_stopped, self._all())), f"{self.name} to stop"
+        )  # a thread may finish a reply first
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -105,3 +108,12 @@ class Database:
             return []
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether all threads of this process are."""
+    states: set[str] = set()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            states.add((thread / "stat").read_text().rpartition(") ")[2][0])
+    return states <= {"T"}

@@ -24,6 +24,7 @@ __all__ = [
     "Opener",
     "URLOpener",
     "cluster",
+    "database_url",
     "mariadb",
     "open_database",
     "open_sessions",
@@ -158,6 +159,14 @@ async def open_database() -> AsyncIterator[DatabaseOpener]:
     yield another
     for store in opened:
         await store.close()
+
+
+@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a store in each kind of database in turn, patient enough for a busy machine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/sessions.db?durability=delayed&timeout=20"
+    return f"{request.getfixturevalue(request.param).url}&timeout=20"
 
 
 @pytest.fixture(params=["memory", "valkey", "postgresql", "mariadb", "sqlite"])

@@ -24,14 +24,6 @@ CHILDREN = 8
 EACH = 20  # commits of a child
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/sessions.db?durability=delayed&timeout=20"
-    server: str = request.getfixturevalue(request.param).url
-    return f"{server}&timeout=20"
-
-
 def forked(work: Callable[[], object]) -> int:
     """The id of a child that does this, and ends well if it did."""
     child = os.fork()
@@ -66,10 +58,10 @@ def ended_well(children: list[int]) -> bool:
 
 
 async def test_a_child_that_is_forked_while_a_loop_runs_loses_nothing_and_takes_nothing(
-    url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     """Commits of the parent are under way all the time: on threads, with SQLite; else on connections of its loop."""
-    store = SQLStore.from_url(url)
+    store = SQLStore.from_url(database_url)
     new = a_record(fields={"parent": "0", "child": "0"})
     await store.create(new)
     await everybody(store, new)
@@ -99,7 +91,7 @@ async def test_a_child_that_is_forked_while_a_loop_runs_loses_nothing_and_takes_
     await store.close()
     assert record is not None
     assert record.fields == {"parent": str(acknowledged), "child": str(CHILDREN * EACH)}
-    if url.startswith("sqlite"):
+    if database_url.startswith("sqlite"):
         with sqlite3.connect(tmp_path / "sessions.db") as file:
             assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         file.close()
@@ -110,8 +102,8 @@ async def everybody(store: SQLStore, new: NewRecord) -> None:
     await asyncio.gather(*(store.read(new.session_id) for _ in range(10)))
 
 
-def test_nor_does_one_that_is_forked_while_threads_use_the_store(url: str) -> None:
-    store = SyncSQLStore.from_url(url)
+def test_nor_does_one_that_is_forked_while_threads_use_the_store(database_url: str) -> None:
+    store = SyncSQLStore.from_url(database_url)
     new = a_record(fields={"parent": "0", "child": "0"})
     store.create(new)
     acknowledged, over = [0, 0, 0, 0], False

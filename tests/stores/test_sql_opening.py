@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from coatcheck import open_store, open_sync_store
-from coatcheck.errors import ConfigurationError, Conflict, SessionGone, StoreUnavailable, UnstorableValue
+from coatcheck.errors import ConfigurationError, Conflict, SessionGone, StoreFull, StoreUnavailable
 from coatcheck.stores.sql import SQLStore, SyncSQLStore
 from coatcheck.stores.sql.places import Places
 from coatcheck.testing import a_commit, a_record
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
-from tests.servers.processes import wait_until
+from tests.servers.processes import eventually, wait_until
 
 PATIENT = "timeout=20"
 SECRET = "hunter2"
@@ -92,20 +94,6 @@ def test_a_wrong_password_is_down_and_not_quoted(postgresql: PostgreSQL) -> None
     assert SECRET not in str(down.value)
 
 
-async def test_a_name_that_no_index_can_hold_is_refused_before_anything_is_written(postgresql: PostgreSQL) -> None:
-    store = SQLStore.from_url(f"{postgresql.url}&{PATIENT}")
-    with pytest.raises(UnstorableValue, match="2000 bytes at most"):
-        await store.create(a_record(fields={"x" * 2001: "1"}))
-    new = a_record(fields={"é" * 1000: "1"})
-    await store.create(new)
-    with pytest.raises(UnstorableValue, match="2000 bytes at most"):
-        await store.update(new.session_id, a_commit(new, owner="é" * 1001, sets={"a": "1"}))
-    record = await store.read(new.session_id)
-    assert record is not None
-    assert (record.fields, record.version) == ({"é" * 1000: "1"}, 1)
-    await store.close()
-
-
 async def a_life(store: Any) -> None:
     """A little of everything."""
     new = a_record(fields={"a": "1"}, owner="me")
@@ -152,6 +140,32 @@ async def test_somebodys_own_engine_is_used_and_left_as_it_was(
         await connection.execute(text("DELETE FROM coatcheck_schema"))
         await connection.rollback()
         assert (await connection.execute(text("SELECT count(*) FROM coatcheck_schema"))).scalar() == 1
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "postgresql+psycopg"])
+async def test_who_is_cancelled_on_somebodys_own_engine_closes_its_connection_without_a_word(
+    postgresql: PostgreSQL, driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"cancelled-{driver.rpartition('+')[2]}"
+    argument = {"server_settings": {"application_name": name}} if "asyncpg" in driver else {"application_name": name}
+    engine = create_async_engine(postgresql.plain_url.replace("postgresql", driver, 1), connect_args=argument)
+    store = SQLStore.from_engine(engine, timeout=20)
+    new = a_record()
+    made = SyncSQLStore.from_url(f"{postgresql.url}&{PATIENT}")
+    made.create(new)
+    made.close()
+    there = f"SELECT 1 FROM pg_stat_activity WHERE application_name = '{name}'"
+    with postgresql.connect() as keeper, keeper.transaction():
+        keeper.execute("SELECT 1 FROM coatcheck_sessions WHERE id = %s FOR UPDATE", [new.session_id])
+        commit = asyncio.ensure_future(store.update(new.session_id, a_commit(new, sets={"a": "1"})))
+        await eventually(lambda: bool(postgresql(f"{there} AND wait_event_type = 'Lock'")), "the commit that waits")
+        commit.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await commit
+    await eventually(lambda: not postgresql(there), "the end of its connection")
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+    assert await store.read(new.session_id) is not None
     await engine.dispose()
 
 
@@ -247,7 +261,8 @@ async def test_who_keeps_an_sqlite_file_locked_costs_the_others_their_deadline_a
     other.execute("BEGIN IMMEDIATE")
     record = await store.read(new.session_id)
     assert record is not None, "reading does not wait"
-    with pytest.raises(StoreUnavailable, match=r"no answer within 0.2 s"):
+    words = rf"sqlite:///{file} is unavailable: no answer within 0.2 s .*database is locked.*Another process keeps it"
+    with pytest.raises(StoreUnavailable, match=words):
         await store.update(new.session_id, a_commit(new, sets={"a": "2"}), timeout=0.2)
     waiting = asyncio.ensure_future(store.update(new.session_id, a_commit(new, sets={"a": "3"})))
     await asyncio.sleep(0.1)
@@ -256,6 +271,62 @@ async def test_who_keeps_an_sqlite_file_locked_costs_the_others_their_deadline_a
     other.close()
     assert (await waiting).version == 2
     await store.close()
+
+
+def test_an_sqlite_file_that_may_not_be_written_says_which_and_what_to_do() -> None:
+    """By a process that is not root, who may do everything."""
+    folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))
+    file, told = folder / "sessions.db", os.pipe()
+    made = open_sync_store(f"sqlite:///{file}")
+    made.create(a_record())
+    made.close()
+    child = os.fork()
+    if child == 0:
+        try:
+            folder.chmod(0o555)
+            file.chmod(0o444)
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            for name in ("sessions.db", "new.db"):
+                try:
+                    open_sync_store(f"sqlite:///{folder}/{name}?{PATIENT}").create(a_record())
+                except StoreUnavailable as down:
+                    os.write(told[1], f"{down}\n".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(told[1])
+    with os.fdopen(told[0]) as lines:
+        said = lines.read().splitlines()
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+    assert len(said) == 2
+    for name, line in zip(("sessions.db", "new.db"), said, strict=True):
+        assert f"sqlite:///{folder}/{name} is unavailable" in line
+        assert "Make the file and its folder writable" in line
+
+
+def test_an_sqlite_file_without_room_is_full_and_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db?{PATIENT}&pool_size=1"
+    store = SyncSQLStore.from_url(url)
+    new = a_record(fields={"a": "1"})
+    store.create(new)
+    [line] = store._desk.resting._lines
+    pages = line._driver.execute("PRAGMA page_count").fetchone()[0]
+    line._driver.execute(f"PRAGMA max_page_count = {pages + 3}").fetchone()
+    with pytest.raises(StoreFull, match=rf"sqlite:///{tmp_path}/sessions.db .*it is full .*Make room on its disk"):
+        store.update(new.session_id, a_commit(new, sets={"a": "x" * 100_000}))
+    record = store.read(new.session_id)
+    assert record is not None
+    assert record.fields == {"a": "1"}
+    assert store.delete(new.session_id), "logging out still works"
+    store.close()
+
+    (tmp_path / "notes.txt").write_text(
+        "milk, bread and a good deal more than a hundred characters of other things" * 9
+    )
+    with pytest.raises(StoreUnavailable, match=r"notes.txt is unavailable: .*not a database.*name another one"):
+        SyncSQLStore.from_url(f"sqlite:///{tmp_path}/notes.txt").read(new.session_id)
 
 
 def test_many_threads_write_to_an_sqlite_file_at_once(tmp_path: Path) -> None:
@@ -280,6 +351,18 @@ def test_many_threads_write_to_an_sqlite_file_at_once(tmp_path: Path) -> None:
     record = store.read(new.session_id)
     assert record is not None
     assert record.fields == {"hits": "160"}
+    store.close()
+
+
+def test_a_duplicate_that_is_none_of_ours_is_told_at_once(mariadb: MariaDB, prefix: str) -> None:
+    """An index that somebody added, say. What is ours is told by the contract suite."""
+    prefix = prefix.replace("-", "_").replace(":", "_")
+    store = SyncSQLStore.from_url(f"{mariadb.url}&{PATIENT}&prefix={prefix}")
+    store.create(a_record(owner="me"))
+    mariadb(f"CREATE UNIQUE INDEX one_device ON {prefix}sessions (owner(100))")
+    with pytest.raises(StoreUnavailable, match=r"Duplicate entry 'me' for key 'one_device'"):
+        store.create(a_record(owner="me"))
+    assert len(store.sessions_of("me")) == 1
     store.close()
 
 

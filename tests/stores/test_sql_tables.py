@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,22 @@ from sqlalchemy import create_engine, inspect
 
 from coatcheck import open_store
 from coatcheck.cli import main
-from coatcheck.errors import StoreUnavailable
+from coatcheck.errors import OutcomeUnknown, StoreUnavailable
+from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.sql import SQLStore, SyncSQLStore, metadata, statements, tables
+from coatcheck.stores.sql.schema import VERSION
 from coatcheck.testing import a_commit, a_record
+from coatcheck.testing.contract import _ThreadedWithIndex
 from tests.servers.fixtures import DatabaseOpener
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
+from tests.servers.processes import eventually
 
 PATIENT = "timeout=20"
+
+
+def opened(kind: str, url: str) -> AsyncStore:
+    return SQLStore.from_url(url) if kind == "async" else _ThreadedWithIndex(SyncSQLStore.from_url(url))
 
 
 class Place:
@@ -70,6 +79,90 @@ async def test_missing_tables_are_called_missing_and_who_makes_them(place: Place
     assert record is not None
     assert record.fields == {"a": "1"}
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_table_that_was_dropped_is_called_missing(place: Place, kind: str) -> None:
+    assert main(["schema", "create", place.url]) == 0
+    store: Any = opened(kind, place.url)
+    new = a_record(fields={"a": "1"})
+    await store.create(new)
+    await asyncio.to_thread(place.do, f"DROP TABLE {place.prefix}fields")
+    calls: list[Callable[[], Any]] = [
+        lambda: store.read(new.session_id),
+        lambda: store.update(new.session_id, a_commit(new, sets={"a": "2"})),
+        lambda: store.create(a_record(fields={"a": "1"})),
+    ]
+    for call in calls:
+        with pytest.raises(
+            StoreUnavailable, match=r"some of its tables.*missing.*fields.*coatcheck schema create"
+        ) as said:
+            await call()
+        assert not isinstance(said.value, OutcomeUnknown)
+        assert f"all whose names begin with {place.prefix}" in str(said.value)
+    await asyncio.to_thread(place.do, f"DROP TABLE {place.prefix}sessions")
+    await asyncio.to_thread(place.do, f"DROP TABLE {place.prefix}schema")
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match=r"its tables are missing.*coatcheck schema create"):
+            await call()
+    await store.close()
+
+
+async def test_tables_without_their_functions_are_called_incomplete(postgresql: PostgreSQL, prefix: str) -> None:
+    """As they are when Alembic makes them from the metadata alone."""
+    prefix = prefix.replace("-", "_").replace(":", "_")
+    for text in [
+        *statements(create_engine("postgresql://").dialect, prefix)[:5],
+        f"INSERT INTO {prefix}schema VALUES ({VERSION})",
+    ]:
+        postgresql(text)
+    store = SQLStore.from_url(f"{postgresql.plain_url}?{PATIENT}&prefix={prefix}")
+    with pytest.raises(StoreUnavailable, match=r"some of its tables, or their functions, are missing"):
+        await store.create(a_record())
+    await store.close()
+
+
+async def finished(call: Callable[[], Any]) -> Any:
+    """What comes of it, awaited or on a thread."""
+    if asyncio.iscoroutinefunction(call):
+        return await call()
+    return await asyncio.to_thread(call)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_who_cannot_make_tables_keeps_nobody_else_from_it(postgresql: PostgreSQL, prefix: str, kind: str) -> None:
+    prefix = prefix.replace("-", "_").replace(":", "_")
+    store: Any = (SQLStore if kind == "async" else SyncSQLStore).from_url(
+        f"{postgresql.plain_url}?timeout=0.5&prefix={prefix}"
+    )
+    with postgresql.connect() as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtext('coatcheck schema'))")
+        with pytest.raises(StoreUnavailable, match=r"no answer within 2.5 s.*lock timeout"):
+            await finished(partial(store.create_tables, timeout=2.5))
+    begun = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'coatcheck' AND state LIKE 'idle in transaction%'"
+    await eventually(lambda: not postgresql(begun), "the end of its transaction")
+    assert await finished(partial(store.create_tables, timeout=20)), "the same store, when it can"
+    await finished(store.close)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_nor_on_mariadb(mariadb: MariaDB, prefix: str, kind: str) -> None:
+    prefix = prefix.replace("-", "_").replace(":", "_")
+    url = f"{mariadb.url.partition('?')[0]}?{PATIENT}&prefix={prefix}"
+    assert main(["schema", "create", url]) == 0
+    mariadb(f"DROP TABLE {prefix}schema")
+    store: Any = (SQLStore if kind == "async" else SyncSQLStore).from_url(url)
+    with mariadb.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"LOCK TABLES {prefix}sessions WRITE")
+        with pytest.raises(StoreUnavailable, match=r"no answer within 2.5 s.*Lock wait timeout"):
+            await finished(partial(store.create_tables, timeout=2.5))
+        await eventually(lambda: mariadb("SELECT IS_FREE_LOCK('coatcheck schema')") == [(1,)], "the end of its lock")
+        cursor.execute("UNLOCK TABLES")
+        cursor.execute("SELECT GET_LOCK('coatcheck schema', 0)")
+        with pytest.raises(StoreUnavailable, match=r"no answer within 2.5 s.*somebody else is creating tables"):
+            await finished(partial(store.create_tables, timeout=2.5))
+    assert await finished(partial(store.create_tables, timeout=20)), "the same store, when it can"
+    await finished(store.close)
 
 
 async def test_who_begins_at_once_makes_them_once(place: Place) -> None:

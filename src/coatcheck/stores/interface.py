@@ -73,7 +73,9 @@ class AsyncStore(Protocol):
         Raises:
             SessionGone: no live record, or `changes.proof` opens it no longer. Nothing was written or created.
             Conflict: `changes.unchanged`, and the version has moved on. Nothing was written.
-            NotACounter: an increment of something else. Nothing was written.
+            NotACounter: an increment of something else, or one that leaves 64 bits. Nothing was written.
+            TooLong, BadFieldName, UnstorableValue: a store has no room for a name or an owner, or cannot keep a name or a
+                text. Nothing was written.
             StoreFull: there is no room for it. Nothing was written.
             OutcomeUnknown: it was sent, and whether it was applied cannot be known.
             StoreUnavailable: it was not applied.
@@ -82,7 +84,10 @@ class AsyncStore(Protocol):
         ...
 
     async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
-        """Remove the record, whatever is in it. Returns whether there was one. Repeating is harmless.
+        """Remove the record, whatever is in it. Repeating is harmless.
+
+        Returns:
+            whether there was one. If an answer was lost and the store had to ask again, whether there may have been one.
 
         Raises:
             StoreUnavailable: see the module's docstring.

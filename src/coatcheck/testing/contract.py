@@ -260,6 +260,15 @@ class StoreContract:
             assert await store.read(session_id) is None
 
     @_story
+    async def test_an_id_that_no_ticket_carries_is_absent(self, store: AsyncStore) -> None:
+        new = a_record()
+        await store.create(new)
+        for session_id in ("", new.session_id + " ", new.session_id[:-1], new.session_id + "\0", "é" * 16, "A" * 1000):
+            assert await store.read(session_id) is None
+            assert not await store.delete(session_id)
+        assert await store.read(new.session_id) is not None
+
+    @_story
     async def test_ids_that_differ_by_case_only_are_different(self, store: AsyncStore) -> None:
         new = a_record(session_id="a" + a_record().session_id[1:])
         await store.create(new)
@@ -417,7 +426,10 @@ class StoreContract:
     @_story
     async def test_a_counter_that_would_leave_64_bits_leaves_everything_as_it_was(self, store: AsyncStore) -> None:
         fields = {"hits": "7", "most": str(LARGEST), "least": str(SMALLEST)}
-        for name, addend in (("most", 1), ("most", LARGEST), ("least", -1), ("least", SMALLEST)):
+        ends = [("most", 1), ("most", LARGEST), ("least", -1), ("least", SMALLEST)]
+        # An addend that does not fit is refused too, even where the sum would.
+        ends += [("least", LARGEST + 1), ("most", SMALLEST - 1), ("hits", 10**30), ("new", -(10**30))]
+        for name, addend in ends:
             await self._is_refused_whole(store, fields, name, addend)
 
     @_story

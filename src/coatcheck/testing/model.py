@@ -100,7 +100,7 @@ class Expected:
         fields.update(changes.sets)
         for name, addend in changes.increments.items():
             number = integer(fields.get(name, "0"))
-            if number is None or not -(2**63) <= number + addend < 2**63:
+            if number is None or not all(-(2**63) <= each < 2**63 for each in (addend, number + addend)):
                 return "not a counter", self
             fields[name] = str(number + addend)
 

@@ -39,9 +39,10 @@ class Call(Generic[T]):
     Attributes:
         deadline: when the time is over, on `time.monotonic`.
         uncertain: whether a commit is on its way, or was when the connection broke, and no answer has come.
+        lost: why it lost against another transaction, the last time that it did.
     """
 
-    __slots__ = ("again", "deadline", "needs_tables", "session_id", "timeout", "uncertain", "work")
+    __slots__ = ("again", "deadline", "lost", "needs_tables", "session_id", "timeout", "uncertain", "work")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Call(Generic[T]):
         self.timeout = timeout
         self.deadline = monotonic() + timeout
         self.uncertain = False
+        self.lost = ""
 
     def failed(self, store: str, problem: str) -> StoreUnavailable:
         """What to tell the caller."""
@@ -68,7 +70,8 @@ class Call(Generic[T]):
 
     def too_late(self, store: str) -> StoreUnavailable:
         """The same, when time has run out."""
-        return self.failed(store, f"no answer within {self.timeout:g} s")
+        why = f" ({self.lost})" if self.lost else ""
+        return self.failed(store, f"no answer within {self.timeout:g} s{why}")
 
 
 class Core:
@@ -119,7 +122,9 @@ class Core:
         )
 
     def deleting(self, session_id: str, timeout: float | None) -> Call[bool]:
-        return self._call(lambda: self.verbs.delete(session_id), timeout)
+        return self._call(
+            lambda: self.verbs.delete(session_id), timeout, again=lambda: self.verbs.delete_again(session_id)
+        )
 
     def finding(self, owner: str) -> Call[list[Record]]:
         return self._call(lambda: self.verbs.sessions_of(owner), None)
@@ -137,12 +142,13 @@ class Core:
 
     def perform(self, call: Call[T]) -> Steps[T]:
         """Do it, and again where that is right: when it lost against another transaction, until time is over; and once
-        when the connection broke under way. While the database cannot be reached nothing is repeated.
+        when the connection broke under way, or when what it found was not as it had been. While the database cannot be
+        reached nothing is repeated.
 
         Raises:
             StoreUnavailable, OutcomeUnknown: it could not be done, or nobody knows whether it was.
         """
-        broke = False
+        once = {"broken", "duplicate", "missing"}
         while True:
             connected = False
             try:
@@ -160,18 +166,27 @@ class Core:
             except Trouble as problem:
                 kind = problem.kind
                 if connected:
-                    if kind == "again":
+                    lost = kind in ("again", "duplicate")
+                    if lost:
                         yield from self._undo()
-                    yield Release(clean=kind == "again", others=kind == "broken")
+                    # Who was about to create tables has locked out all others who want to: that ends with the connection.
+                    clean = lost and self._checked and call.needs_tables
+                    yield Release(clean=clean, others=kind == "broken")
+                if kind == "again":
+                    call.lost = str(problem)
+                elif kind == "missing":
+                    self._checked = False
                 if kind == "slow" or monotonic() >= call.deadline:
                     raise call.too_late(self.store) from problem
                 if kind == "again":
                     pause = random.uniform(0.1, 1) * _PAUSE  # noqa: S311
                     yield Pause(min(pause, call.deadline - monotonic()))
-                elif kind == "broken" and connected and not broke:
-                    broke = True
+                elif kind in once and connected:
+                    once.remove(kind)
                 elif kind == "full":
                     raise StoreFull(self.store, str(problem)) from problem
+                elif kind == "missing":
+                    raise call.failed(self.store, incomplete(self.prefix, str(problem))) from problem
                 else:
                     self._checked = False  # so that missing tables are called by their name
                     raise call.failed(self.store, str(problem)) from problem
@@ -199,6 +214,14 @@ class Core:
         if version != schema.VERSION:
             raise StoreUnavailable(self.store, advice(version))
         return created
+
+
+def incomplete(prefix: str, problem: str) -> str:
+    """What is wrong if the version is there and something else is not, and what to do."""
+    return (
+        f"some of its tables, or their functions, are missing ({problem}). Restore them, or drop all whose names begin "
+        f"with {prefix} and create them anew with `coatcheck schema create URL`"
+    )
 
 
 def advice(version: int | None) -> str:

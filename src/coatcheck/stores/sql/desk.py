@@ -198,7 +198,7 @@ class Uncertainty:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        refused = isinstance(error, Trouble) and error.kind in ("again", "full", "refused")
+        refused = isinstance(error, Trouble) and error.kind not in ("broken", "slow")
         if self._commits and (self.unsent or refused):
             self._call.uncertain = self._before  # this time it says that it was not applied
 

@@ -198,12 +198,13 @@ class GreenletLine:
     rests = False
     is_dead = False
 
-    def __init__(self, line: EngineLine) -> None:
+    def __init__(self, line: EngineLine, dialect: Dialect) -> None:
         self._line = line
+        self._is_cut_anywhere = dialect.has_terminate
 
     @classmethod
     async def open(cls, engine: Engine) -> GreenletLine:
-        return cls(await greenlet_spawn(EngineLine, engine))
+        return cls(await greenlet_spawn(EngineLine, engine), engine.dialect)
 
     async def ask(self, ask: Ask) -> Any:
         return await greenlet_spawn(self._line.ask, ask)
@@ -212,4 +213,8 @@ class GreenletLine:
         await greenlet_spawn(self._line.close)
 
     def cut(self) -> None:
-        self._line.cut()
+        if self._is_cut_anywhere:
+            self._line.cut()
+        else:  # psycopg is closed by awaiting, which SQLAlchemy does in a greenlet only, though nothing is waited for
+            with suppress(StopIteration):
+                greenlet_spawn(self._line.cut).send(None)

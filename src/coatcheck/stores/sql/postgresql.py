@@ -10,8 +10,9 @@ from sqlalchemy import Dialect
 from coatcheck.errors import Conflict, CorruptRecord, NotACounter, OutcomeUnknown, SessionExists, SessionGone
 from coatcheck.record import Applied, Changes, NewRecord, Record
 from coatcheck.stores.sql.asking import Ask, Row, Statement, Steps, count, plainly
+from coatcheck.stores.sql.columns import check_changes, check_new, spoken, written
 from coatcheck.stores.sql.schema import HOUR_MS
-from coatcheck.stores.sql.verbs import HEAD, Verbs, record_of, spoken, written
+from coatcheck.stores.sql.verbs import HEAD, Verbs, record_of
 
 _CREATE = {
     "id": "text", "operation": "text", "secret": "text", "idle": "bigint", "absolute": "bigint", "owner": "text",
@@ -64,6 +65,7 @@ class PostgreSQLVerbs(Verbs):
         )
 
     def create(self, new: NewRecord) -> Steps[Applied]:
+        check_new(new)
         values = {
             "id": new.session_id,
             "operation": new.operation,
@@ -80,6 +82,7 @@ class PostgreSQLVerbs(Verbs):
         return Applied(version, touched)
 
     def update(self, session_id: str, changes: Changes) -> Steps[Applied]:
+        check_changes(session_id, changes)
         values = self._values(session_id, changes)
         [(outcome, version, touched, renewed, by_previous, sums, field)] = yield _call(self._update_call, values)
         if outcome == "ok":

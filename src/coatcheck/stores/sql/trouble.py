@@ -8,15 +8,17 @@ from sqlalchemy import exc
 
 from coatcheck.stores.sql.drivers import Way
 
-Kind: TypeAlias = Literal["again", "broken", "slow", "full", "refused"]
+Kind: TypeAlias = Literal["again", "duplicate", "missing", "broken", "slow", "full", "refused"]
 
 
 class Trouble(Exception):
     """The database did not do what it was asked.
 
     Attributes:
-        kind: what to make of it. `again`: it lost against another transaction, and was not applied. `broken`: the
-            connection is of no use any more. `slow`: time ran out. `full` and `refused`: it was not applied, and will not be.
+        kind: what to make of it. `again`: it lost against another transaction, and was not applied. `duplicate`: nor was
+            it, because a row is there that was not there before. `missing`: nor was it, because a table is not there.
+            `broken`: the connection is of no use any more. `slow`: time ran out. `full` and `refused`: it was not applied,
+            and will not be.
     """
 
     def __init__(self, kind: Kind, problem: str) -> None:
@@ -30,13 +32,16 @@ _POSTGRESQL: dict[str, Kind] = {
     "55P03": "again",  # lock_not_available
     "53100": "full",  # disk_full
     "53200": "full",  # out_of_memory
+    "42P01": "missing",  # undefined_table
+    "42883": "missing",  # undefined_function
     "0A000": "broken",  # feature_not_supported: what was prepared does not fit the tables any more
     "26000": "broken",  # invalid_sql_statement_name: what was prepared is unknown, behind a pooler
     "25006": "broken",  # read_only_sql_transaction: it is a standby now; a new connection may find the primary
 }
 _MYSQL: dict[int, Kind] = {
     1020: "again",  # ER_CHECKREAD
-    1062: "again",  # ER_DUP_ENTRY: somebody created the same session meanwhile
+    1062: "duplicate",  # ER_DUP_ENTRY: somebody created the same session meanwhile
+    1146: "missing",  # ER_NO_SUCH_TABLE
     1205: "again",  # ER_LOCK_WAIT_TIMEOUT
     1213: "again",  # ER_LOCK_DEADLOCK
     1021: "full",  # ER_DISK_FULL
@@ -50,6 +55,16 @@ _SQLITE: dict[int, Kind] = {
     6: "again",  # SQLITE_LOCKED
     13: "full",  # SQLITE_FULL
 }
+_OF_SQLITE: dict[int, str] = {
+    5: "Another process keeps it locked: end that one's transaction",
+    8: "Make the file and its folder writable for the web server's user",  # SQLITE_READONLY
+    10: "Look after its disk",  # SQLITE_IOERR
+    11: "Restore the file, or remove it",  # SQLITE_CORRUPT
+    13: "Make room on its disk",
+    14: "Make the file and its folder writable for the web server's user",  # SQLITE_CANTOPEN
+    26: "Restore the file, or name another one",  # SQLITE_NOTADB
+}
+"""What to do. The file is named by the store's address."""
 
 
 def trouble(error: Exception, way: Way) -> Exception:
@@ -69,13 +84,17 @@ def trouble(error: Exception, way: Way) -> Exception:
                 _POSTGRESQL.get(state, "broken" if state.startswith(("08", "57P", "53300")) else "refused"), words
             )
     elif dialect.name == "sqlite":
-        code: int | None = getattr(error, "sqlite_errorcode", None)
+        code: int | None = 14 if isinstance(error, OSError) else getattr(error, "sqlite_errorcode", None)
         if code is not None:
-            return Trouble(_SQLITE.get(code & 0xFF, "refused"), words)
+            code &= 0xFF
+            kind = "missing" if "no such table" in words else _SQLITE.get(code, "refused")
+            return Trouble(kind, f"{words}. {_OF_SQLITE[code]}" if code in _OF_SQLITE else words)
     elif error.args and isinstance(error.args[0], int) and not isinstance(error, OSError):
         # From 2000 on they are the client's own, and mean that the connection is lost.
         broken = error.args[0] >= 2000 or error.args[0] == 0
         return Trouble(_MYSQL.get(error.args[0], "broken" if broken else "refused"), words)
+    if isinstance(error, (UnicodeError, OverflowError)) or type(error).__name__ == "DataError":
+        return Trouble("refused", words)  # by the driver, which could not write it down, and has sent nothing
     # Without a code it comes from the driver, not from the database: the connection could not be had, or is lost.
     return Trouble("broken", words) if isinstance(error, (*way.errors, OSError, EOFError)) else error
 

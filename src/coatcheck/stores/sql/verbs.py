@@ -6,18 +6,19 @@ round trip; see `postgresql`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Dialect
 
-from coatcheck.errors import CorruptRecord, ForeignReply, OutcomeUnknown, SessionExists, SessionGone, UnstorableValue
+from coatcheck.errors import CorruptRecord, ForeignReply, OutcomeUnknown, SessionExists, SessionGone
 from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created, is_text, remembers
-from coatcheck.stores.sql.asking import COMMIT, ROLLBACK, Row, Statement, Steps, count, many, plainly, rows
-from coatcheck.stores.sql.schema import HOUR_MS, LONGEST
+from coatcheck.stores.sql.asking import COMMIT, ROLLBACK, Ask, Row, Statement, Steps, count, many, plainly, rows
+from coatcheck.stores.sql.columns import check_changes, check_new, fits, spoken, written
+from coatcheck.stores.sql.schema import HOUR_MS
 from coatcheck.stores.sql.trouble import Trouble
+from coatcheck.ticket import is_session_id
 
 HEAD = (
     "id", "secret_hash", "version", "created_ms", "renewed_ms", "touched_ms", "idle_ms", "deadline_ms",
@@ -115,22 +116,21 @@ class Verbs:
         return created
 
     def read(self, session_id: str) -> Steps[Record | None]:
+        if not is_session_id(session_id):  # MySQL would compare it by rules of language, or refuse to
+            return None
         found = yield rows(self._read, id=session_id)
         for record in self._records(found):
             return self.checked(record, session_id)
         return None
 
     def sessions_of(self, owner: str) -> Steps[list[Record]]:
-        if not is_text(owner):
+        if not (is_text(owner) and fits(owner)):
             return []
-        try:
-            wanted = written(owner)
-        except UnstorableValue:
-            return []
-        found = yield rows(self._owned, owner=wanted)
+        found = yield rows(self._owned, owner=written(owner))
         return [record for record in self._records(found) if record.owner == owner and _is_sound(record)]
 
     def create(self, new: NewRecord) -> Steps[Applied]:
+        check_new(new)
         yield self.begin
         present = yield from self._for_update(new.session_id)
         if present is not None and present.expires_ms > present.read_at_ms:
@@ -148,6 +148,7 @@ class Verbs:
         return Applied(record.version, record.touched_ms)
 
     def update(self, session_id: str, changes: Changes) -> Steps[Applied]:
+        check_changes(session_id, changes)
         yield self.begin
         record = yield from self._for_update(session_id)
         if record is None or record.expires_ms <= record.read_at_ms:
@@ -172,8 +173,15 @@ class Verbs:
         return outcome
 
     def delete(self, session_id: str) -> Steps[bool]:
+        if not is_session_id(session_id):
+            return False
         found: int = yield count(self._delete, {"id": session_id}, commits=True)
         return found > 0
+
+    def delete_again(self, session_id: str) -> Steps[bool]:
+        """The same, where it may have been done already. Then nobody can tell any more whether there was a session."""
+        yield from self.delete(session_id)
+        return True
 
     def sweep(self, most: int) -> Steps[int]:
         """Remove some sessions that ended an hour ago or earlier, but none that another sweep has in hand. How many."""
@@ -257,7 +265,9 @@ class MySQLVerbs(Verbs):
                 raise
 
     def _lock_tables(self) -> Steps[None]:
-        yield plainly("DO GET_LOCK('coatcheck schema', 10)")
+        [[is_ours]] = yield Ask("SELECT GET_LOCK('coatcheck schema', 1)")
+        if not is_ours:
+            raise Trouble("again", "somebody else is creating tables")
 
     def _unlock_tables(self) -> Steps[None]:
         yield plainly("DO RELEASE_LOCK('coatcheck schema')")
@@ -315,25 +325,3 @@ def _columns(record: Record) -> dict[str, Any]:
         "expires_ms": expires_ms,
         "sweep_hour": -(-expires_ms // HOUR_MS),
     }
-
-
-_ESCAPED = re.compile(r"[\\\x00]")
-
-
-def written(name: str) -> str:
-    r"""A field's name, or an owner's, as it stands in its column. PostgreSQL cannot keep NUL: it is `\0`, and `\` is `\\`.
-
-    Raises:
-        UnstorableValue: it is too long for an index.
-    """
-    if not (name.isascii() and name.isprintable()) or "\\" in name:
-        name = _ESCAPED.sub(lambda found: "\\0" if found[0] == "\0" else "\\\\", name)
-    if len(name) * 4 > LONGEST and len(name.encode()) > LONGEST:
-        raise UnstorableValue(f"{name[:40]}…", name, f"in a database a name may have {LONGEST} bytes at most")
-    return name
-
-
-def spoken(text: str | bytes) -> str:
-    """The inverse of `written`."""
-    name = text if isinstance(text, str) else text.decode("utf-8", "replace")
-    return re.sub(r"\\(.)", lambda found: "\0" if found[1] == "0" else found[1], name) if "\\" in name else name
