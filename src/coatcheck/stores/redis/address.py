@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -15,12 +15,12 @@ from redis.asyncio.connection import parse_url
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.opening import without_password
+from coatcheck.stores.query import TRUE_OR_FALSE, choice, number
 from coatcheck.stores.redis.confirming import MAY_WAIT, is_forbidden
 from coatcheck.stores.redis.evicting import QUESTIONS, Eviction
 from coatcheck.stores.redis.transport import Command, ErrorReply
 
 T = TypeVar("T")
-N = TypeVar("N", int, float)
 
 _NUMBER = re.compile("/?|/[0-9]+")
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
@@ -190,14 +190,14 @@ class Target:
         else:
             address, options = _address(url, shown)
             where = {"addresses": (address,)}
-        durable = _choice("durability", options, {"primary": False, "replica": True}, default=False)
+        durable = choice("durability", options, {"primary": False, "replica": True}, False)
         target = cls(
             shown=shown,
             prefix=options.pop("prefix", "coatcheck:"),
-            timeout=_number("timeout", options.pop("timeout", "1"), float),
-            max_in_flight=_number("max_in_flight", options.pop("max_in_flight", "4096"), int),
-            max_connections=_number("max_connections", options.pop("max_connections", "32"), int),
-            heartbeat=_number("heartbeat", options.pop("heartbeat", "10"), float),
+            timeout=number("timeout", options, 1.0),
+            max_in_flight=number("max_in_flight", options, 4096),
+            max_connections=number("max_connections", options, 32),
+            heartbeat=number("heartbeat", options, 10.0),
             durability="replica" if durable else "primary",
             **where,
         )
@@ -334,9 +334,9 @@ def _tls(options: dict[str, str], shown: str) -> ssl.SSLContext:
         raise ConfigurationError(
             "ssl_keyfile", key, "there is no certificate to it", "Add ssl_certfile, or leave it out"
         )
-    if not _choice("ssl_check_hostname", options, {"true": True, "false": False}, default=True):
+    if not choice("ssl_check_hostname", options, TRUE_OR_FALSE, True):
         context.check_hostname = False
-    if not _choice("ssl_cert_reqs", options, {"required": True, "none": False}, default=True):
+    if not choice("ssl_cert_reqs", options, {"required": True, "none": False}, True):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if options:
@@ -353,22 +353,3 @@ def _tried(name: str, path: str | None, load: Callable[[], T], wanted: str = "")
     except OSError as error:  # ssl.SSLError is one
         advice = f"Give the path of a PEM file {wanted}".strip()
         raise ConfigurationError(name, path, f"it cannot be read ({error})", advice) from None
-
-
-def _choice(name: str, options: dict[str, str], choices: Mapping[str, bool], *, default: bool) -> bool:
-    text = options.pop(name, None)
-    if text is None:
-        return default
-    if text.lower() not in choices:
-        raise ConfigurationError(name, text, "unknown", f"Use {' or '.join(choices)}")
-    return choices[text.lower()]
-
-
-def _number(option: str, text: str, kind: type[N]) -> N:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = kind(0)
-    if not 0 < number < 1_000_000:
-        raise ConfigurationError(option, text, "not a positive number", f"Use one, for instance ?{option}=1")
-    return number

@@ -7,13 +7,12 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.opening import without_password
-
-N = TypeVar("N", int, float)
+from coatcheck.stores.query import TRUE_OR_FALSE, choice, number
 
 Database = Literal["postgresql", "mysql", "sqlite"]
 Durability = Literal["full", "delayed", "unlogged"]
@@ -95,9 +94,7 @@ class Target:
             parts = urlsplit(url)
             pairs = parse_qsl(parts.query, keep_blank_values=True)
             several = "," in parts.netloc and database == "postgresql"
-            unclear = re.search(
-                "%(?![0-9A-Fa-f]{2})", url
-            )  # which one driver would take as it stands, and another quote
+            unclear = re.search("%(?![0-9A-Fa-f]{2})", url)  # which one driver takes as it stands, and another quotes
             if unclear or "@" in parts.path + parts.query or parts.fragment or len(pairs) != len(dict(pairs)):
                 raise ValueError
             if not several and parts.port == 0:
@@ -115,10 +112,10 @@ class Target:
             )
         own: dict[str, Any] = {
             "prefix": options.pop("prefix", "coatcheck_"),
-            "timeout": _number("timeout", options.pop("timeout", "1"), float),
-            "pool_size": _number("pool_size", options.pop("pool_size", "4" if database == "sqlite" else "10"), int),
-            "create": _yes_or_no("create", options.pop("create", "true" if database == "sqlite" else "false")),
-            "sweep": _number("sweep", options.pop("sweep"), float) if "sweep" in options else 0.0,
+            "timeout": number("timeout", options, 1.0),
+            "pool_size": number("pool_size", options, 4 if database == "sqlite" else 10),
+            "create": choice("create", options, TRUE_OR_FALSE, database == "sqlite"),
+            "sweep": number("sweep", options, 0.0),
             "durability": durability,
         }
         _check_prefix(own["prefix"])
@@ -198,21 +195,5 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
         raise ConfigurationError(
             name, options[name], f"it cannot be read ({error})", "Give the path of a PEM file"
         ) from None
-    context.check_hostname = _yes_or_no("ssl_check_hostname", options.get("ssl_check_hostname", "true"))
+    context.check_hostname = choice("ssl_check_hostname", options, TRUE_OR_FALSE, True)
     return context
-
-
-def _yes_or_no(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigurationError(name, text, "unknown", "Use true or false")
-    return text.lower() == "true"
-
-
-def _number(option: str, text: str, kind: type[N]) -> N:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = kind(0)
-    if not 0 < number < 1_000_000:
-        raise ConfigurationError(option, text, "not a positive number", f"Use one, for instance ?{option}=1")
-    return number
