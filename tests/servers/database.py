@@ -83,10 +83,12 @@ class Database:
 
     def freeze(self) -> None:
         """Leave connections open, but answer nothing (SIGSTOP)."""
-        self._signal(signal.SIGSTOP)
-        wait_until(
-            lambda: all(map(_is_stopped, self._all())), f"{self.name} to stop"
-        )  # a thread may finish a reply first
+
+        def all_stopped() -> bool:
+            self._signal(signal.SIGSTOP)  # also to whom it has forked meanwhile
+            return all(map(_is_stopped, self._all()))
+
+        wait_until(all_stopped, f"{self.name} to stop")  # until then a thread may yet give an answer
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -111,9 +113,9 @@ class Database:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether all threads of this process are."""
+    """Whether all threads of this process are, or have ended."""
     states: set[str] = set()
     with suppress(FileNotFoundError, ProcessLookupError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             states.add((thread / "stat").read_text().rpartition(") ")[2][0])
-    return states <= {"T"}
+    return states <= {"T", "Z", "X"}

@@ -94,10 +94,16 @@ def _dialect(name: str, paramstyle: str) -> Dialect:
 def _asyncpg(target: Target) -> Way:
     import asyncpg
 
-    settings = {"application_name": "coatcheck"} | _commit_settings(target)
+    settings = _settings(target)
 
     async def connect() -> AsyncpgLine:
-        return AsyncpgLine(await asyncpg.connect(target.plain, server_settings=settings))
+        made = await asyncpg.connect(target.plain, server_settings={"application_name": "coatcheck"})
+        try:
+            await made.execute(settings)
+        except BaseException:
+            made.terminate()
+            raise
+        return AsyncpgLine(made)
 
     return Way(_dialect("postgresql.asyncpg", "numeric_dollar"), _asyncpg_errors(), connect)
 
@@ -119,24 +125,27 @@ def _psycopg(target: Target) -> Way:
             left = time_left()
             return super().wait(gen, interval, left if timeout is None else min(timeout, left))
 
-    settings = " ".join(f"-c {name}={value}" for name, value in _commit_settings(target).items())
-    more = {"options": settings} if settings else {}
-    where = conninfo.make_conninfo(target.plain, application_name="coatcheck", **more)
+    settings = _settings(target).encode()
+    where = conninfo.make_conninfo(target.plain, application_name="coatcheck")
 
     def connect() -> Line:
         made = Connection(waiting.wait_conn(generators.connect(where), interval=0.1, timeout=time_left()))
-        made.autocommit = True
+        try:
+            made.autocommit = True
+            made.execute(settings)
+        except BaseException:
+            made.close()
+            raise
         return Line(made)
 
     return Way(_dialect("postgresql.psycopg", "pyformat"), (psycopg.Error,), connect)
 
 
-def _commit_settings(target: Target) -> dict[str, str]:
+def _settings(target: Target) -> str:
+    """Of a connection to PostgreSQL. Not said while it connects, because PgBouncer refuses to hear them then."""
     # A server that waits for a lock does not notice that whoever asked has hung up: it must not do so for long.
-    settings = {"lock_timeout": str(max(1, int(target.timeout * 1000)))}
-    if target.durability == "delayed":
-        settings["synchronous_commit"] = "off"
-    return settings
+    settings = f"SET lock_timeout = {max(1, int(target.timeout * 1000))}"
+    return f"{settings}; SET synchronous_commit = off" if target.durability == "delayed" else settings
 
 
 def _asyncmy(target: Target) -> Way:
