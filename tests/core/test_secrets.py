@@ -194,6 +194,7 @@ def test_every_error_says_what_happened_and_what_to_do() -> None:
         errors.ConfigurationError("idle_timeout", -1, "out of range", "Use a positive number of seconds"),
         errors.UnstorableValue("cart", object(), "its type cannot be stored"),
         errors.BadFieldName("@cart"),
+        errors.TooLong("field", "x" * 2001, 2001, 2000),
         errors.UnreadableField("cart", "4vGkq0cWm2n8Zx1B", "unknown tag"),
         errors.NotACounter("cart"),
         errors.TooLate("change of a session", "the response has begun", "Change it earlier"),

@@ -428,7 +428,7 @@ class StoreContract:
         fields = {"hits": "7", "most": str(LARGEST), "least": str(SMALLEST)}
         ends = [("most", 1), ("most", LARGEST), ("least", -1), ("least", SMALLEST)]
         # An addend that does not fit is refused too, even where the sum would.
-        ends += [("least", LARGEST + 1), ("most", SMALLEST - 1), ("hits", 10**30), ("new", -(10**30))]
+        ends += [("least", LARGEST + 1), ("most", SMALLEST - 1), ("least", 10**30), ("absent", -(10**30))]
         for name, addend in ends:
             await self._is_refused_whole(store, fields, name, addend)
 
