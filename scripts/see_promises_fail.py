@@ -569,6 +569,8 @@ DAMAGES = [
            ("record.py", "addend not in COUNTER_RANGE or ", ""), ("stores/sql/columns.py", "if addend not in COUNTER_RANGE:", "if False:")),
     damage("SQL psycopg is closed where SQLAlchemy refuses to", f"{OPENING} without_a_word",
            ("stores/sql/lines.py", "self._is_cut_anywhere = dialect.has_terminate", "self._is_cut_anywhere = True")),
+    damage("SQL a loop that ended keeps an SQLite file open", f"{OPENING} ended_without",
+           (SQL_STORE, "        self._desk.resting.clear()\n", "        self._desk.forget()\n")),
     damage("SQL a sweep waits for what others have in hand", f"{TABLES} in_hand",
            ("stores/sql/postgresql.py", "FOR UPDATE SKIP LOCKED", "FOR UPDATE")),
     damage("SQL a sweep removes who is alive", f"{TABLES} nothing_else",

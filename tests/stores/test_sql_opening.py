@@ -199,6 +199,26 @@ def test_a_store_serves_one_event_loop_after_another(postgresql: PostgreSQL) -> 
         asyncio.run(once())
 
 
+def test_event_loops_that_ended_without_closing_an_sqlite_file_do_not_keep_it_open(tmp_path: Path) -> None:
+    store = SQLStore.from_url(f"sqlite:///{tmp_path}/sessions.db?{PATIENT}")
+
+    def open_files() -> int:
+        return sum(os.path.realpath(each).startswith(str(tmp_path)) for each in Path("/proc/self/fd").iterdir())
+
+    asyncio.run(a_life(store))
+    once = open_files()
+    for _ in range(3):
+        asyncio.run(a_life(store))
+    assert open_files() == once
+
+    async def close() -> None:
+        await store.read(a_record().session_id)
+        await store.close()
+
+    asyncio.run(close())
+    assert open_files() == 0
+
+
 def test_in_a_crowd_of_threads_nobody_overtakes_who_waits() -> None:
     places = Places(2)
     assert places.enter(0)

@@ -204,5 +204,5 @@ class Uncertainty:
 
 
 _ABANDONED: list[Desk] = []
-"""Of the process from which this one was forked. They are kept, so that nothing of them is closed here: SQLite would give up
-the locks of the other process."""
+"""Of the process from which this one was forked. They are kept as they are: a driver that is dropped may close a connection
+that the parent still uses, or complain that nobody has."""

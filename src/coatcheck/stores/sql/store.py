@@ -301,7 +301,7 @@ class _OnThreads:
 
     def forget(self) -> None:
         self._threads.shutdown(wait=False)
-        self._desk.forget()
+        self._desk.resting.clear()
 
 
 _PATIENCE = 2.0
