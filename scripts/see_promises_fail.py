@@ -162,7 +162,7 @@ DAMAGES = [
     damage("R14 a full server is called broken", f"{R14} keeps_what",
            (LAYOUT, "raise StoreFull(self.store, reply.message)", "raise StoreUnavailable(self.store, reply.message)")),
     damage("R14 a full server is asked again at once", f"{R14} more_memory",
-           ("errors.py", "Give it more memory or shorten the idle timeout\", retry_after=30", "Give it more memory or shorten the idle timeout\", retry_after=1")),
+           ("errors.py", "Give it more room, or shorten the idle timeout\", retry_after=30", "Give it more room, or shorten the idle timeout\", retry_after=1")),
     damage("R14 an evicting policy goes without a warning", f"{R14} warned_of",
            (EVICTING, '        _log.warning(\n            "%s: maxmemory', '        _log.debug(\n            "%s: maxmemory')),
     damage("R14 an evicting policy goes without a warning to threads", f"{R14} warned_of",
