@@ -107,7 +107,7 @@ class Crowd:
 
     async def served_once(self, ready: Callable[[], bool]) -> float:
         """Seconds from the moment when the servers are ready until every user has been served again: our part of it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await asyncio.to_thread(
                 ready
             ):  # a crowd that waits for us would look like one that waits for them
