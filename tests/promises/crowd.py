@@ -108,9 +108,8 @@ class Crowd:
     async def served_once(self, ready: Callable[[], bool]) -> float:
         """Seconds from the moment when the servers are ready until every user has been served again: our part of it."""
         async with asyncio.timeout(60):
-            while not await asyncio.to_thread(
-                ready
-            ):  # a crowd that waits for us would look like one that waits for them
+            # In a thread: while the loop is busy with asking, nobody in the crowd is served.
+            while not await asyncio.to_thread(ready):
                 await asyncio.sleep(0.005)
         began = fair_time()
         await self.go_on(1)
