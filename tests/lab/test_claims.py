@@ -28,6 +28,10 @@ AS_CLAIMED: Measurements = {
     ("growth", "all-to-all", "n8"): {"memory": 16_000.0, "network": 5000.0},
     ("load", "database", "busy"): [{"store_p50": ms, "web_cpu": 1400.0, "store_cpu": 600.0} for ms in (1.3, 1.4, 1.5)],
     ("load", "redis", "busy"): [{"store_p50": ms, "web_cpu": 900.0, "store_cpu": 130.0} for ms in (0.2, 0.25, 0.3)],
+    ("work", "database", "1-at-once"): [{"store_p50": ms} for ms in (0.6, 0.7, 0.9)],
+    ("work", "database", "64-at-once"): [{"store_p50": ms, "work_cpu": ms * 20} for ms in (30.0, 31.0, 45.0)],
+    ("work", "redis", "1-at-once"): [{"store_p50": ms} for ms in (0.1, 0.12, 0.2)],
+    ("work", "redis", "64-at-once"): [{"store_p50": ms, "work_cpu": ms * 40} for ms in (1.5, 1.6, 4.0)],
     ("layout", "redis", "10kB"): {"network": 10_700.0},
     ("layout", "redis-value", "10kB"): {"network": 19_800.0},
     ("layout", "redis", "10kB-at-once"): {"lost_updates": 0.0},
@@ -95,7 +99,7 @@ def test_each_claim_says_with_figures_what_was_seen() -> None:
         "80.0%",
     ):
         assert figure in words
-    assert "[1.3 to 1.5 in 3 rounds]" in words
+    assert "[1.3 to 1.5 in 3 repeats]" in words
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,10 @@ def test_each_claim_says_with_figures_what_was_seen() -> None:
         (2, {"crowding__sticky": SPREAD}),
         (3, {"crowding__all_to_all": CROWDED}),
         (3, {"growth__all_to_all__n8": {"memory": 2100.0, "network": 5000.0}}),
-        (4, {"load__database__busy": {"store_p50": 0.2, "web_cpu": 900.0, "store_cpu": 100.0}}),
+        (4, {"load__database__busy": {"store_p50": 0.2}}),
+        (4, {"work__database__64_at_once": {"store_p50": 1.7, "work_cpu": 600.0}}),
+        (4, {"work__database__64_at_once": {"store_p50": 30.0, "work_cpu": 40.0}}),
+        (5, {"load__database__busy": {"store_p50": 0.2}}),
         (5, {"consistency__redis": {"lost_updates": 0.001, "revived": 0.0}}),
         (5, {"consistency__redis": {"lost_updates": 0.0, "revived": 0.1}}),
         (5, {"crowding__redis": CROWDED}),
@@ -126,6 +133,22 @@ def test_a_claim_about_an_architecture_that_was_not_measured_is_not_decided() ->
 
 def test_two_figures_within_chance_of_one_another_decide_nothing() -> None:
     assert answers(but(layout__redis__10kB={"network": 19_500.0}))[5] == "not decided"
+
+
+OVERLAPPING = [{"store_p50": 30.0, "work_cpu": spent} for spent in (50.0, 80.0, 200.0)]
+
+
+def test_repeats_that_overlap_decide_nothing_for_another_run_might_say_the_opposite() -> None:
+    """The medians are 80 against 64 µs, and yet a run on another day may find the opposite."""
+    claim = claims(but(work__database__64_at_once=OVERLAPPING))[3]
+    assert claim.answer == "not decided"
+    part = next(part for part in claim.parts if "processor time" in part.text)
+    assert part.reason.endswith("[50 to 200 in 3 repeats] [60 to 160 in 3 repeats]; the repeats overlap")
+
+
+def test_one_repeat_that_a_neighbour_spoilt_does_not_leave_a_claim_open() -> None:
+    nine = [{"store_p50": 30.0, "work_cpu": spent} for spent in (600.0, 610.0, 620.0, 630.0, 640.0, 650.0, 660.0, 50.0)]
+    assert answers(but(work__database__64_at_once=nine))[3] == "holds"
 
 
 def test_carts_that_never_come_back_refute_the_first_claim() -> None:

@@ -32,7 +32,7 @@ def test_the_comparison_shows_what_each_architecture_loses(tmp_path: Path, capsy
     assert "web-2 killed" in progress
 
     results = json.loads((lab.run / "results.json").read_bytes())
-    assert results["schema"] == "coatcheck-lab-results/2"
+    assert results["schema"] == "coatcheck-lab-results/3"
     assert results["complete"]
     assert results["held"]
     local, sticky, all_to_all, redis, database = (outcome["figures"] for outcome in results["architectures"])

@@ -7,18 +7,19 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from coatcheck.errors import SessionGone
 from coatcheck.lab import run as running
-from coatcheck.lab import samples, verdicts
+from coatcheck.lab import samples, summary, verdicts
 from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.claims import Evidence, Measured, judge
 from coatcheck.lab.display import PlainDisplay
 from coatcheck.lab.driver import Driver
 from coatcheck.lab.errors import HistoryFault
-from coatcheck.lab.measures import figures, percentile
+from coatcheck.lab.measures import durations, figures, percentile, tails
 from coatcheck.lab.messages import LoadJob
-from coatcheck.lab.samples import Fault, Logout, Race, Sample
+from coatcheck.lab.samples import Burst, Fault, Finished, Logout, Race, Sample
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.stopping import StopRequests
 from coatcheck.record import Applied, Changes
@@ -38,16 +39,36 @@ def test_a_percentile_is_a_time_that_so_many_did_not_exceed() -> None:
 def test_a_stall_is_seen_by_everyone_who_would_have_come() -> None:
     """The server stands still for a second; arrivals do not wait, and each of them waits."""
     visits = [visit(at / 100, took=max(0.002, 2.0 - at / 100) if 100 <= at < 200 else 0.002) for at in range(1000)]
-    found = figures(measurement(visits))
-    assert found["whole_p50"] == pytest.approx(2)
-    assert found["whole_p99"] > 800, "a generator that waits for answers would have seen one slow request"
+    assert figures(measurement(visits))["whole_p50"] == pytest.approx(2)
+    assert tails([measurement(visits)])["whole_p99"] > 800, (
+        "a generator that waits for answers would have seen one slow request"
+    )
 
 
 def test_session_work_is_what_the_web_server_measured_and_failures_are_none() -> None:
     visits = [visit(at / 10, store_us=200) for at in range(90)] + [visit(9.5, status=503, store_us=9_000_000)] * 10
-    found = figures(measurement(visits))
-    assert found["store_p99"] == pytest.approx(0.2)
-    assert found["errors"] == pytest.approx(0.1)
+    entries = measurement(visits)
+    assert max(durations(entries)["store"]) == pytest.approx(0.2)
+    assert figures(entries)["errors"] == pytest.approx(0.1)
+
+
+def test_a_percentile_is_left_out_where_a_handful_of_requests_would_make_it() -> None:
+    """Ten have to be beyond it: 1,000 requests for the 99th, 10,000 for the 99.9th, over all rounds together."""
+    rounds = [measurement([visit(at / 100) for at in range(333)]) for _ in range(3)]
+    assert tails(rounds) == {}
+    one_more = measurement([visit(10.0)])
+    assert set(tails([*rounds, one_more])) == {"store_p99", "whole_p99"}
+    assert "store_p999" in tails([*rounds, one_more] * 10)
+    assert not {"store_p99", "store_p999"} & figures(rounds[0]).keys()
+
+
+def test_a_table_says_how_many_requests_a_percentile_takes_that_is_not_there() -> None:
+    few = Measured(
+        experiment="load", architecture="redis", case="busy", files=[], rounds=[figures(measurement([visit()]))]
+    )
+    assert summary.cell(few, "whole_p999") == "takes 10,000 requests"
+    assert summary.cell(few, "whole_p50") == "2.00 ms"
+    assert summary.cell(few, "memory") == summary.cell(None, "whole_p999") == summary.MISSING
 
 
 def test_people_who_begin_their_sessions_beforehand_are_not_measured() -> None:
@@ -113,8 +134,29 @@ def test_meters_that_counted_more_than_the_samples_say_nothing() -> None:
 
 
 def test_memory_is_what_web_servers_and_store_took_more() -> None:
+    """Of those, the store alone where there is one: web servers then grow and shrink for reasons of their own."""
+    found = figures(measurement([], reading("empty"), reading("filled", memory=1000), stored=10))
+    assert found["memory"] == 300
     found = figures(measurement([], reading("empty", kept=100), reading("filled", memory=1000, kept=7100), stored=10))
-    assert found["memory"] == 1000
+    assert found["memory"] == 700
+
+
+def test_session_work_by_itself_is_divided_by_pieces_of_work_and_not_by_requests() -> None:
+    before, after = reading("before", kept=0), reading("after", kept=0, cpu=0.01, network=(400, 600))
+    after.cpu["web-1"] = 0.05  # this one did the work, the others were told
+    found = figures(
+        [*measurement([])[:-1], before, Burst("visit", 64, 0.2, (100, 300, 200, 400)), after, Finished(1, 0.2, 0)]
+    )
+    assert found["store_p50"] == pytest.approx(0.2)
+    assert found["work_cpu"] == pytest.approx((0.05 + 0.01 + 0.01 + 0.01) / 4 * 1e6)
+    assert found["peer_cpu"] == pytest.approx(0.01 / 4 * 1e6)
+    assert found["network"] == pytest.approx(3 * 1000 / 4)
+
+
+def test_what_goes_on_while_nobody_comes_is_counted_per_second() -> None:
+    before, after = reading("before"), structs.replace(reading("after", cpu=0.02, network=(500, 500)), at=2.0)
+    found = figures([*measurement([])[:-1], before, Burst("idle", 1, 2.0, ()), after, Finished(1, 2.0, 0)])
+    assert found == {"idle_network": 750, "idle_cpu": pytest.approx(30_000)}
 
 
 # --- races -----------------------------------------------------------------------------------------------------------

@@ -66,6 +66,96 @@ def ready(page: Page, architecture: str) -> None:
     page.wait_for_function(f"state !== null && !state.busy && state.architecture === '{architecture}'")
 
 
+def look_until(page: Page, verdict: str) -> None:
+    """Look at the cart again and again, until the page says this of it."""
+
+    def says_so() -> bool:
+        page.get_by_role("button", name="Look at the cart").press("Enter")
+        page.wait_for_timeout(150)
+        return verdict in page.locator("#verdict").inner_text()
+
+    wait_until(says_so, f"a look at the cart of which is said: {verdict}", seconds=40)
+
+
+def noticed(page: Page, server: str) -> None:
+    """Wait until the balancer has noticed that nobody reaches this server: looks are answered, and not by it."""
+    in_a_row = 0
+
+    def answered() -> bool:
+        nonlocal in_a_row
+        page.get_by_role("button", name="Look at the cart").press("Enter")
+        page.wait_for_function("fetch('/').then(() => true)")
+        page.wait_for_timeout(100)
+        you = page.evaluate("state.people[0]")
+        in_a_row = in_a_row + 1 if not you["trouble"] and you["server"] != server else 0
+        return in_a_row >= 8
+
+    wait_until(answered, f"the balancer's notice that {server} cannot be reached", seconds=40)
+
+
+def test_a_link_to_the_store_that_is_cut_logs_nobody_out(live: Live) -> None:
+    with a_page() as (page, complaints):
+        page.goto(live.url)
+        ready(page, "sticky")
+        assert page.get_by_role("button", name="Cut store link").count() == 0, "there is no store"
+        page.locator("#architectures input[value=redis]").check(force=True)
+        ready(page, "redis")
+        page.get_by_role("button", name="Pause the others").click()
+        page.get_by_role("button", name="Put in a hat").click()
+        expect(page.locator("#seen")).to_have_text("1 hat")
+        session = page.evaluate("state.people[0].session")
+        for server in ("web-1", "web-2", "web-3"):
+            page.get_by_role("button", name=f"Cut store link: {server}").press("Enter")
+            expect(page.locator("#parts")).to_contain_text(f"{server}: up, store link cut")
+        assert page.locator("#stage .wire.cut").count() == 3
+        look_until(page, "Your cart was not shown: asked to come again (503)")
+        for server in ("web-1", "web-2", "web-3"):
+            page.get_by_role("button", name=f"Mend store link: {server}").press("Enter")
+            expect(page.locator("#parts")).not_to_contain_text(f"{server}: up, store link cut")
+        look_until(page, "Right, says web-")
+        assert page.evaluate("state.people[0].session") == session
+        assert complaints == []
+
+
+def test_servers_that_do_not_hear_one_another_show_different_carts_until_the_link_is_mended(live: Live) -> None:
+    with a_page(scheme="dark") as (page, complaints):
+        page.goto(live.url)
+        ready(page, "sticky")
+        page.locator("#architectures input[value=all-to-all]").check(force=True)
+        ready(page, "all-to-all")
+        page.get_by_role("button", name="Pause the others").click()
+        page.get_by_role("button", name="Put in a hat").click()
+        expect(page.locator("#seen")).to_have_text("1 hat")
+        page.get_by_role("button", name="Cut peer links: web-1").press("Enter")
+        expect(page.locator("#parts")).to_contain_text("web-1: up, peer links cut")
+        # Until the others count as gone, nobody can say whether it is everywhere: the shop asks people to come again.
+        page.get_by_role("button", name="Put in a scarf").click()
+        expect(page.locator("#expected")).to_contain_text("1 hat, and perhaps 1 scarf")
+        wait_until(lambda: put_in(page, "boots"), "an acknowledged change", seconds=40)
+        look_until(page, "Wrong: web-")
+        page.get_by_role("button", name="Mend peer links: web-1").press("Enter")
+        expect(page.locator("#parts")).not_to_contain_text("cut")
+        wait_until(lambda: right_everywhere(page), "the same cart on every server", seconds=40)
+        assert complaints == []
+
+
+def put_in(page: Page, what: str) -> bool:
+    """Put it in, and say whether that was acknowledged."""
+    page.get_by_role("button", name=f"Put in {what}").click()
+    page.wait_for_timeout(1000)
+    return bool(page.evaluate(f"'{what}' in state.people[0].expected"))
+
+
+def right_everywhere(page: Page) -> bool:
+    """Whether every server shows the right cart, as far as nine looks tell."""
+    seen = set()
+    for _ in range(9):
+        page.get_by_role("button", name="Look at the cart").press("Enter")
+        page.wait_for_timeout(150)
+        seen.add(page.evaluate("[state.people[0].server, state.people[0].right].join()"))
+    return seen == {"web-1,true", "web-2,true", "web-3,true"}
+
+
 def test_a_cart_is_lost_with_its_server_and_not_where_all_servers_share_a_store(live: Live) -> None:
     with a_page() as (page, complaints):
         page.goto(live.url)
@@ -95,15 +185,16 @@ def test_a_cart_is_lost_with_its_server_and_not_where_all_servers_share_a_store(
         ready(page, "redis")
         page.get_by_role("button", name="Put in a hat").press("Enter")
         expect(page.locator("#seen")).to_have_text("1 hat")
-        page.get_by_role("button", name="Cut link: web-1").press("Enter")
-        expect(page.locator("#parts")).to_contain_text("web-1: link cut")
+        page.get_by_role("button", name="Cut balancer link: web-1").press("Enter")
+        expect(page.locator("#parts")).to_contain_text("web-1: up, balancer link cut")
+        noticed(page, "web-1")
         page.get_by_role("button", name="Kill: web-2").press("Enter")
         expect(page.locator("#parts")).to_contain_text("web-2: down")
         page.get_by_role("button", name="Look at the cart").press("Enter")
         expect(page.locator("#verdict")).to_have_text("Right, says web-3.")
         expect(page.locator("#people tr").first.locator("td").last).to_have_text("store")
-        page.get_by_role("button", name="Mend link: web-1").press("Enter")
-        expect(page.locator("#parts")).to_contain_text("web-1: up")
+        page.get_by_role("button", name="Mend balancer link: web-1").press("Enter")
+        expect(page.locator("#parts")).not_to_contain_text("cut")
         assert page.locator("#stage g.coat").count() == page.evaluate("state.coats.store.length")
         assert complaints == []
 

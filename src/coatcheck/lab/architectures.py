@@ -20,12 +20,14 @@ class Site:
         redis_url: the Redis or Valkey of this run, if the architecture needs one.
         database_url: the database of this run, if it needs that.
         peer_ports: for stores that talk to one another, a free port for each web server.
+        peer_doors: where the others find each of them, if not there.
     """
 
     server: str
     redis_url: str | None = None
     database_url: str | None = None
     peer_ports: Mapping[str, int] = field(default_factory=dict)
+    peer_doors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Architecture:
         needs: what has to be started besides HAProxy and the web servers.
         store_url: gives a web server its store.
         promise: what is claimed of it.
+        copies: whether every web server has a copy of every session.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Architecture:
     needs: frozenset[Service]
     store_url: Callable[[Site], str]
     promise: Promise
+    copies: bool = False
 
 
 def _none(_servers: int) -> float:
@@ -101,7 +105,10 @@ def _redis_single_value(site: Site) -> str:
 
 
 def _all_to_all(site: Site) -> str:
-    return "replicated://" + ",".join(f"127.0.0.1:{port}" for port in site.peer_ports.values())
+    doors = site.peer_doors or site.peer_ports
+    peers = "replicated://" + ",".join(f"127.0.0.1:{port}" for port in doors.values())
+    me, listen = doors[site.server], site.peer_ports[site.server]
+    return peers if me == listen else f"{peers}?me=127.0.0.1:{me}&listen=127.0.0.1:{listen}"
 
 
 _ALL = (
@@ -131,6 +138,7 @@ _ALL = (
         needs=frozenset(),
         store_url=_all_to_all,
         promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
+        copies=True,
     ),
     Architecture(
         name="redis",

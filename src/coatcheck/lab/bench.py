@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from coatcheck.lab import haproxy, samples
 from coatcheck.lab.architectures import Architecture, Service, Site
@@ -24,13 +26,24 @@ from coatcheck.lab.errors import LabError, ProcessFailed
 from coatcheck.lab.messages import Job, LoadJob, Progress, Start, head_start, line
 from coatcheck.lab.processes import LOOPBACK, STORE_VARIABLE, Process, Supervisor, bound_socket, free_port
 from coatcheck.lab.running import Running
-from coatcheck.lab.samples import Fault, Reading
+from coatcheck.lab.samples import Burst, BurstKind, Fault, Reading
 from coatcheck.lab.services import SERVICES, given
 from coatcheck.lab.stopping import StopRequests
 
 LAST_ANSWERS = 60.0  # seconds after the last arrival in which the last answers must be in
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_OF_ALL_THREADS = 2  # Linux: the clock of the processor time of a process, by its id, see clock_getcpuclockid(3)
 _READY_WITHIN = 30.0  # seconds
+_IDLE = 1.0  # seconds
+
+
+Route = Callable[[str, str, int], int]
+"""The port by which a client reaches a server that listens at a port: names of both, `""` for any client, and the port."""
+
+
+def direct(_client: str, _server: str, port: int) -> int:
+    """Nothing is in between."""
+    return port
 
 
 Watcher = Callable[[float, Progress], None]
@@ -63,6 +76,7 @@ class Bench:
         port: where shoppers come in.
         orders: what the balancer can be told.
         services: what stands beside the web servers.
+        route: how the parts reach one another.
         moment: when the drive under way has its first arrival, by `time.monotonic()`.
     """
 
@@ -78,6 +92,7 @@ class Bench:
     peer_ports: dict[str, int]
     balancer: Process
     processes: dict[str, Process]
+    route: Route = direct
     moment: float = 0.0
     faults: list[Fault] = field(default_factory=list)
 
@@ -122,20 +137,46 @@ class Bench:
 
     def reading(self, moment: str) -> Reading:
         """Read all meters."""
+        # To be asked costs processor time as well: it must not fall into the time that is measured.
+        cpu = self._processor_times() if moment == "after" else {}
+        kept: dict[str, int] = {name: one.kept_bytes() for name, one in self.services.items()}
         network: dict[str, tuple[int, int]] | None = {}
         for server in self.servers:
             told = msgspec.json.decode(self._ask(server, "GET", "/lab/traffic"), type=dict[str, int] | None)
             network = None if told is None or network is None else network | {server: (told["sent"], told["received"])}
-        running = {name: self.processes[name] for name in self.servers} | {"haproxy": self.balancer}
-        running |= {name: one.process for name, one in self.services.items() if one.process is not None}
         return Reading(
             moment=moment,  # type: ignore[arg-type]
             at=round(time.monotonic() - self.moment, 6),
-            cpu={name: processor_time(process.popen.pid) for name, process in running.items()},
             memory={name: memory(self.processes[name].popen.pid) for name in self.servers},
-            kept={name: one.kept_bytes() for name, one in self.services.items()},
+            kept=kept,
             network=network,
+            cpu=cpu or self._processor_times(),
         )
+
+    def _processor_times(self) -> dict[str, float]:
+        running = {name: self.processes[name] for name in self.servers} | {"haproxy": self.balancer}
+        running |= {name: one.process for name, one in self.services.items() if one.process is not None}
+        return {name: processor_time(process.popen.pid) for name, process in running.items()}
+
+    def warm_up(self, people: int, size: int) -> None:
+        """Let each web server open its connections and read its code, which it does once and for all."""
+        for server in self.servers:
+            self._ask(server, "POST", f"/lab/prepare?count={people}&bytes={size}")
+            self._ask(server, "POST", f"/lab/work?kind=visit&count={2 * people}&write_share=0.5")
+
+    def prepare(self, people: int, size: int) -> None:
+        """Give the first web server sessions of `size` bytes to work with."""
+        self._ask(self.servers[0], "POST", f"/lab/prepare?count={people}&bytes={size}")
+
+    def work(self, kind: BurstKind, people: int, count: int, write_share: float) -> Burst:
+        """Have the first web server do session work and nothing else, see `Burst`. Nothing, for a second, if `idle`."""
+        begun, waits = time.monotonic(), tuple[int, ...]()
+        if kind == "idle":
+            self.supervisor.pause(_IDLE)
+        else:
+            asked = f"kind={kind}&count={count}&write_share={write_share:g}"
+            waits = msgspec.json.decode(self._ask(self.servers[0], "POST", f"/lab/work?{asked}"), type=tuple[int, ...])
+        return Burst(kind, people, round(time.monotonic() - begun, 6), waits)
 
     def _ask(self, server: str, method: str, path: str) -> bytes:
         connection = http.client.HTTPConnection(LOOPBACK, self.ports[server], timeout=60)
@@ -159,9 +200,11 @@ class Bench:
         The faults noted meanwhile, and the meters before and after, go into the job's file of samples.
         """
         file = Path(job.file)
+        self.moment = 0.0
         before = self.reading("before")
         self.faults.clear()
         run_generator(self, "driver", "coatcheck.lab.driver", job, head_start(job.users), job.seconds, actions, watch)
+        before = replace(before, at=round(before.at - self.moment, 6))  # by the clock of all that follows
         after = self.reading("after")
         samples.append(file, [before, *self.faults, after])
 
@@ -230,6 +273,7 @@ def built(
     stop: StopRequests,
     given_urls: Mapping[Service, str],
     spare: bool = False,
+    route: Route = direct,
 ) -> Iterator[Bench]:
     """Build an architecture, hand it out running, and take it down.
 
@@ -242,6 +286,7 @@ def built(
         stop: where requests to stop are noticed.
         given_urls: services that run already.
         spare: have one more web server, which waits.
+        route: how the parts reach one another: `balancer`, the web servers, and the services by their kind.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = tuple(f"web-{number}" for number in range(1, servers + 1))
@@ -270,14 +315,16 @@ def built(
                 peer_ports={name: free_port() for name in everybody},
                 balancer=None,  # type: ignore[arg-type]
                 processes={},
+                route=route,
             )
             for name in everybody:
                 bench.processes[name] = _start_server(bench, name)
             for name in everybody:
                 bench.wait_for(name)
             bench.port = haproxy.start(
-                supervisor, programs["haproxy"], folder, bench.ports, architecture.balancing, admin,
-                frozenset({waiting} if spare else ()),
+                supervisor, programs["haproxy"], folder,
+                {name: route("balancer", name, port) for name, port in bench.ports.items()},
+                architecture.balancing, admin, frozenset({waiting} if spare else ()),
             )  # fmt: skip
             bench.balancer = supervisor.named("haproxy")
             yield bench
@@ -297,12 +344,13 @@ def _start_server(bench: Bench, name: str) -> Process:
     # The lab binds the port and hands it over: no other program can take it in between.
     listening = bound_socket(bench.ports.get(name, 0))
     bench.ports[name] = listening.getsockname()[1]
-    urls = {kind: service.url for kind, service in bench.services.items()}
+    urls = {kind: _by_way_of(bench.route, name, kind, service.url) for kind, service in bench.services.items()}
     site = Site(
         server=name,
         redis_url=urls.get("valkey"),
         database_url=urls.get("database"),
         peer_ports=bench.peer_ports,
+        peer_doors={peer: bench.route("", peer, port) for peer, port in bench.peer_ports.items()},
     )
     return bench.supervisor.start(
         name,
@@ -312,12 +360,25 @@ def _start_server(bench: Bench, name: str) -> Process:
     )
 
 
+def _by_way_of(route: Route, client: str, server: str, url: str) -> str:
+    """A service's URL, as this client reaches it."""
+    parts = urlsplit(url)
+    if parts.port is None:
+        return url  # a file
+    host = parts.netloc.removesuffix(f":{parts.port}")
+    return urlunsplit(parts._replace(netloc=f"{host}:{route(client, server, parts.port)}"))
+
+
 def processor_time(pid: int) -> float:
-    """Seconds of processor time of a process and its children, those included that have ended; 0 where nobody counts."""
+    """Seconds of processor time of a process and its children, those included that have ended; 0 where nobody counts.
+
+    What a living process has used is counted in nanoseconds. The system shows it in steps of 10 ms elsewhere, too coarse
+    for the processes of a database: a dozen of them, each of which rounds for itself.
+    """
     total = 0.0
     with contextlib.suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total = sum(map(int, fields[11:15])) / _TICKS
+        total = time.clock_gettime(~pid << 3 | _OF_ALL_THREADS) + sum(map(int, fields[13:15])) / _TICKS
     return total + sum(map(processor_time, _children(pid)))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from coatcheck.lab.measures import BEYOND
+
 _WIDTH = 520
 _LABEL = 112  # left of a row
 _AFTER = 86  # right of a row, for the figure
@@ -145,7 +147,8 @@ def distributions(title: str, series: Mapping[str, Sequence[float]], *, unit: st
         if not count:
             continue
         marks = sorted({min(count - 1, round(count * (1 - 10 ** (-step / 16)))) for step in range(49)})
-        points = [(ordered[at], (count - at) / count) for at in marks if (count - at) / count >= 0.001]
+        # As far as the samples carry: what a handful of requests did says nothing about the next run.
+        points = [(ordered[at], (count - at) / count) for at in marks if count - at >= min(BEYOND, count)]
         path = " ".join(f"{'M' if at == 0 else 'L'}{x_at(x):.1f} {y_at(y):.1f}" for at, (x, y) in enumerate(points))
         parts.append(f'<path d="{path}" class="line s-{name}"/>')
         ends[name] = (x_at(points[-1][0]), y_at(points[-1][1]))

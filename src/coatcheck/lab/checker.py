@@ -38,6 +38,7 @@ import msgspec
 
 from coatcheck.lab.errors import HistoryFault
 from coatcheck.lab.history import SCHEMA, Ended, Entry, Killed, Operation, Started
+from coatcheck.lab.measures import samples_needed
 from coatcheck.lab.plan import Cart, mark
 
 READS_TO_DECIDE = 5
@@ -81,12 +82,15 @@ class Sessions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds, by the nearest-rank method: `p99` is a time that 99 of 100 operations did not exceed."""
+    """Milliseconds, by the nearest-rank method: `p99` is a time that 99 of 100 operations did not exceed.
+
+    `p999` is `None` where there are too few operations for it.
+    """
 
     p50: float
     p90: float
     p99: float
-    p999: float
+    p999: float | None
     max: float
 
 
@@ -399,4 +403,5 @@ def _latency(seconds: Iterable[float]) -> Latency:
     def rank(share: float) -> float:
         return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)] * 1000, 3) if ordered else 0.0
 
-    return Latency(p50=rank(0.5), p90=rank(0.9), p99=rank(0.99), p999=rank(0.999), max=rank(1))
+    p999 = rank(0.999) if len(ordered) >= samples_needed(0.999) else None
+    return Latency(p50=rank(0.5), p90=rank(0.9), p99=rank(0.99), p999=p999, max=rank(1))

@@ -80,7 +80,10 @@ def show(found: Comparison, console: Console) -> None:
 
 
 def _verdicts(results: Results) -> dict[str, str]:
-    found: dict[str, str] = {f"{claim.number}. {claim.title}": claim.answer for claim in results.claims}
+    found: dict[str, str] = {}
+    for claim in results.claims:
+        found[f"{claim.number}. {claim.title}"] = claim.answer
+        found |= {f"   {claim.number}. {part.text}": part.answer for part in claim.parts}
     for outcome in results.architectures:
         found |= {f"{outcome.architecture}: {verdict.claim}": verdict.answer for verdict in outcome.verdicts}
     return found

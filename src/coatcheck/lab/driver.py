@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from coatcheck.lab.content import content
 from coatcheck.lab.messages import SETTLE, WARM_UP_RATE, LoadJob, Progress, Start, line
 from coatcheck.lab.meter import HEADER
 from coatcheck.lab.processes import LOOPBACK
@@ -40,7 +41,7 @@ class Browser:
 
     async def begin(self, scheduled: float) -> Sample:
         """Start a session: a name, an empty cart, and as much as sessions are to hold."""
-        order = {"shopper": f"shopper-{self.user}", "items": {}, "profile": "x" * self._size}
+        order = {"shopper": f"shopper-{self.user}", "items": {}, "profile": content(self._size, f"user {self.user}")}
         sample, _ = await self._ask(scheduled, "begin", "PUT", "/cart", order)
         self.server = sample.server
         return sample

@@ -44,9 +44,9 @@ def _lines(results: Results) -> Iterator[str]:
         for case in dict.fromkeys(one.case for one in theirs):
             measured = [one for one in theirs if one.case == case]
             rows = [
-                [title, *(summary.spoken(one.values(name), FIGURES[name].unit, spread=True) for one in measured)]
+                [title, *(summary.cell(one, name, spread=True) for one in measured)]
                 for name, title in ((name, FIGURES[name].title) for name in (*experiment.shown, "samples", "lag"))
-                if any(one.values(name) for one in measured)
+                if any(summary.cell(one, name) != summary.MISSING for one in measured)
             ]
             yield ""
             yield from _table([case, *(one.architecture for one in measured)], rows)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from coatcheck.lab.samples import Entry, Fault, Finished, Logout, Race, Reading, Sample, began, of_kind
+from coatcheck.lab.samples import Burst, Entry, Fault, Finished, Logout, Race, Reading, Sample, began, of_kind
 
 Unit = Literal["ms", "µs", "bytes", "share", "times", "count", "s", "per second"]
 
@@ -39,8 +39,12 @@ FIGURES: Mapping[str, Figure] = {
     "whole_p999": Figure("whole request, 99.9th percentile", "ms"),
     "web_cpu": Figure("processor time of the web servers per request", "µs"),
     "store_cpu": Figure("processor time of the store per request", "µs"),
+    "work_cpu": Figure("processor time of session work, web servers and store together", "µs"),
+    "peer_cpu": Figure("processor time of each other web server", "µs"),
     "balancer_cpu": Figure("processor time of the balancer per request", "µs"),
     "network": Figure("bytes to and from the store, or between web servers, per request", "bytes"),
+    "idle_network": Figure("the same while nobody comes, per second", "bytes"),
+    "idle_cpu": Figure("processor time of web servers and store while nobody comes, per second", "µs"),
     "memory": Figure("memory per stored session, over the whole cluster", "bytes"),
     "errors": Figure("requests that failed", "share"),
     "load": Figure("the busiest server's requests, as a multiple of the mean", "times"),
@@ -56,7 +60,15 @@ FIGURES: Mapping[str, Figure] = {
     "rate": Figure("requests completed", "per second"),
     "lag": Figure("how late the generator was, 99th percentile", "ms"),
     "generator": Figure("share of one core that the generator used", "share"),
+    "begun": Figure("requests that began a session, of those that the meters counted", "share"),
+    "metered": Figure("time between two readings of the meters", "s"),
 }
+
+TAILS: Mapping[str, float] = {"store_p99": 0.99, "store_p999": 0.999, "whole_p99": 0.99, "whole_p999": 0.999}
+"""Percentiles that need many samples, and which they are."""
+
+BEYOND = 10
+"""How many samples have to be beyond a percentile, so that it is not the accident of one of them."""
 
 _FEWEST_LOOKS = 2  # after a fault, at a session, before it counts as lost
 
@@ -74,10 +86,41 @@ def figures(entries: Sequence[Entry]) -> dict[str, float]:
         found |= _fates(list(of_kind(entries, Sample)), faults)
     races = list(of_kind(entries, Race))
     if visits and not faults and not races:  # otherwise the meters counted more than the samples
-        found |= _costs(entries)
+        begins = sum(sample.kind == "begin" for sample in of_kind(entries, Sample))
+        found |= _costs(entries, len(visits) + begins)
+        if "metered" in found:
+            found["begun"] = begins / (len(visits) + begins)
+    for burst in of_kind(entries, Burst):
+        found |= _burst(entries, burst)
     found |= _memory(entries)
     found |= _races(races) | _logouts(list(of_kind(entries, Logout)))
     return {name: found[name] for name in FIGURES if name in found}
+
+
+def durations(entries: Sequence[Entry]) -> dict[str, list[float]]:
+    """Milliseconds of each request: `store` of its session work, if it was answered, and `whole` of all of it."""
+    visits = [sample for sample in of_kind(entries, Sample) if sample.scheduled >= 0]
+    return {
+        "store": [visit.store_us / 1000 for visit in visits if visit.status == 200]
+        + [wait / 1000 for burst in of_kind(entries, Burst) for wait in burst.waits],
+        "whole": [(visit.completed - visit.scheduled) * 1000 for visit in visits],
+    }
+
+
+def tails(rounds: Sequence[Sequence[Entry]]) -> dict[str, float]:
+    """The percentiles in `TAILS` over all rounds together, as far as there are enough samples."""
+    each = [durations(entries) for entries in rounds]
+    found = {}
+    for name, share in TAILS.items():
+        values = [value for one in each for value in one[name.partition("_")[0]]]
+        if len(values) >= samples_needed(share):
+            found[name] = percentile(values, share)
+    return found
+
+
+def samples_needed(share: float) -> int:
+    """How many samples a percentile needs: 1,000 for the 99th (0.99), 10,000 for the 99.9th."""
+    return round(BEYOND / (1 - share))
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -87,12 +130,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def _times(visits: Sequence[Sample]) -> dict[str, float]:
-    found = {}
-    store = sorted(visit.store_us / 1000 for visit in visits if visit.status == 200)
-    whole = sorted((visit.completed - visit.scheduled) * 1000 for visit in visits)
-    for name, values in (("store", store), ("whole", whole)):
-        for suffix, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
-            found[f"{name}_{suffix}"] = percentile(values, share)
+    found = {f"{name}_p50": percentile(values, 0.5) for name, values in durations(visits).items()}
     found["errors"] = sum(visit.status != 200 for visit in visits) / len(visits)
     found["lag"] = percentile(((visit.sent - visit.scheduled) * 1000 for visit in visits), 0.99)
     return found
@@ -137,33 +175,65 @@ def _fates(everything: Sequence[Sample], faults: Sequence[Fault]) -> dict[str, f
     return found
 
 
-def _costs(entries: Sequence[Entry]) -> dict[str, float]:
+def _costs(entries: Sequence[Entry], requests: int) -> dict[str, float]:
     """Processor time in µs and bytes on the network, per request, those included that begin a session."""
     readings = {reading.moment: reading for reading in of_kind(entries, Reading)}
     found: dict[str, float] = {}
-    requests = sum(1 for _ in of_kind(entries, Sample))
     before, after = readings.get("before"), readings.get("after")
-    if before and after and requests:
+    if before and after:
+        found["metered"] = after.at - before.at
         for name, spent in _spent(before, after).items():
             found[name] = spent / requests * 1e6
-        if before.network is not None and after.network is not None:
-            sent, received = (
-                sum(after.network[server][way] - before.network[server][way] for server in before.network)
-                for way in (0, 1)
-            )
-            # Between web servers, what one sends another receives: it is counted once.
-            found["network"] = (sent + received if after.kept else sent) / requests
+        moved = _moved(before, after)
+        if moved is not None:
+            found["network"] = moved / requests
+    return found
+
+
+def _moved(before: Reading, after: Reading) -> int | None:
+    """Bytes on the network between two readings, where the kernel counts them."""
+    if before.network is None or after.network is None:
+        return None
+    sent, received = (
+        sum(after.network[server][way] - before.network[server][way] for server in before.network) for way in (0, 1)
+    )
+    # Between web servers, what one sends another receives: it is counted once.
+    return sent + received if after.kept else sent
+
+
+def _burst(entries: Sequence[Entry], burst: Burst) -> dict[str, float]:
+    """What session work costs by itself, per piece of work; or what is sent while nobody comes."""
+    if not burst.waits:
+        costs = _costs(entries, 1)
+        idle = {
+            "idle_network": costs.get("network"),
+            "idle_cpu": costs.get("web_cpu", 0.0) + costs.get("store_cpu", 0.0),
+        }
+        return {name: spent / costs["metered"] for name, spent in idle.items() if spent is not None}
+    count = len(burst.waits)
+    found = {"store_p50": percentile(burst.waits, 0.5) / 1000, "samples": float(count)} | _costs(entries, count)
+    if "web_cpu" in found:
+        found["work_cpu"] = found["web_cpu"] + found.get("store_cpu", 0.0)
+    before, after = (
+        next(each for each in of_kind(entries, Reading) if each.moment == way) for way in ("before", "after")
+    )
+    spent = sorted(after.cpu[server] - before.cpu[server] for server in after.memory)
+    if len(spent) > 1:  # one of them does the work, the others are told of it
+        found["peer_cpu"] = sum(spent[:-1]) / (len(spent) - 1) / count * 1e6
     return found
 
 
 def _memory(entries: Sequence[Entry]) -> dict[str, float]:
-    """Bytes per stored session: what web servers and store took more when they had them."""
+    """Bytes per stored session: what the store took more when it had them, or web servers where there is no store.
+
+    Where there is a store, a web server's memory grows and shrinks for reasons of its own.
+    """
     readings = {reading.moment: reading for reading in of_kind(entries, Reading)}
     empty, filled = readings.get("empty"), readings.get("filled")
     stored = began(list(entries)).stored
     if empty and filled and stored:
-        more = sum(filled.memory.values()) - sum(empty.memory.values())
-        more += sum(filled.kept.values()) - sum(empty.kept.values())
+        before, after = (empty.kept, filled.kept) if filled.kept else (empty.memory, filled.memory)
+        more = sum(after.values()) - sum(before.values())
         return {"memory": more / stored}
     return {}
 

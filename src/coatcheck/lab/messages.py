@@ -10,7 +10,7 @@ import msgspec
 
 from coatcheck.lab.plan import Plan
 
-WARM_UP_RATE = 150.0
+WARM_UP_RATE = 300.0
 """People per second who begin a session before a measurement."""
 
 SETTLE = 0.2

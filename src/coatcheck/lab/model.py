@@ -1,15 +1,16 @@
 """Beyond one machine: what each architecture would need for so many users. Pure: constants from a run, formulas, and checks.
 
 The model is deliberately small, so that everybody can do its sums by hand. Its constants are measured in a run on this
-machine; it is then held against other measured points of the same run, on which no constant was fitted, and the largest
-error found there is the band that is shown.
+machine; it is then held against other measured points of the same run, on which no constant was fitted. The largest error
+found there, for memory, network and processor time each, is the band that is shown.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -20,13 +21,16 @@ from coatcheck.lab.scenario import parse_size
 from coatcheck.lab.summary import evidence
 
 CORE_USE = 0.6  # of a core that may be planned with: the rest is for peaks
-_LEAST_BAND = 0.1
+LEAST_BAND = 0.05  # nobody measures better than that here
 
 FORMULAS = (
-    "memory   = users x copies x (session + overhead)          copies: one per server all-to-all, otherwise 1",
-    "network  = requests x (session + overhead)                with a store beside the web servers, which are read whole",
-    "           requests x writes x (servers - 1) x message    all-to-all",
-    "cores    = requests x processor time per request / 0.6    0.6: what may be planned with",
+    "memory   = users x copies x held(session)                    copies: one per server all-to-all, otherwise 1",
+    "           held: what a session of this size takes, on straight lines between the sizes that were measured",
+    "network  = requests x (read + session + writes x change)     with a store beside the web servers, which are read whole",
+    "         = requests x writes x (servers - 1) x change + servers x (servers - 1) x idle       all-to-all",
+    "cores    = (requests x time + servers x idle) / 0.6          0.6: what may be planned with",
+    "           time: that of a request in the measured traffic; where the share of writes differs from it, plus or minus",
+    "           that of a change alone; all-to-all, plus writes x (servers - measured servers) x that of a message taken in",
     "shards   = the larger of memory / memory per shard and cores of the store",
 )
 
@@ -41,6 +45,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         servers: web servers.
         write_share: the share of requests that change the session, 0 to 1.
         shard_memory: bytes that one store may use.
+        begin_share: the share of requests that begin a session, 0 to 1.
     """
 
     users: float
@@ -49,41 +54,90 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     servers: int
     write_share: float
     shard_memory: float
+    begin_share: float = 0.0
 
 
 class Constants(msgspec.Struct, frozen=True, kw_only=True):
     """Of one architecture, from a run.
 
     Attributes:
-        overhead: bytes of memory that a copy of a session takes besides its content.
-        network: bytes per request besides the session, or per message to one other server all-to-all.
-        web_cpu, store_cpu: seconds of processor time per request.
+        held: sizes of sessions, and the bytes of memory that one copy of each takes; two at least, in order.
+        read, change, create: bytes on the network for reading, changing or beginning a session, besides its content; of
+            all-to-all for each other server that is told.
+        idle: bytes per second from each web server to each other one while nobody comes.
+        idle_cpu: seconds of processor time per second and web server while nobody comes; of all-to-all also per other one.
+        web_cpu, store_cpu: seconds of processor time per request, of which `write_share` changed something, with `servers`
+            web servers; that which is spent while nobody comes is not in it.
+        change_web_cpu, change_store_cpu: seconds of processor time for a change alone.
+        peer_cpu: seconds of processor time that each other web server spends on a change.
         copies: whether every web server has a copy.
         shared: whether there is a store beside the web servers.
     """
 
-    overhead: float
-    network: float
+    held: tuple[tuple[float, float], ...]
+    read: float
+    change: float
+    create: float
+    idle: float
+    idle_cpu: float
     web_cpu: float
     store_cpu: float
+    change_web_cpu: float
+    change_store_cpu: float
+    peer_cpu: float
+    write_share: float
+    servers: int
     copies: bool
     shared: bool
 
     def memory(self, question: Question) -> float:
         """Bytes over the whole cluster."""
-        return question.users * (question.servers if self.copies else 1) * (question.session + self.overhead)
+        copies = question.servers if self.copies else 1
+        return question.users * copies * max(0.0, _on_lines(self.held, question.session))
 
     def traffic(self, question: Question) -> float:
         """Bytes per second behind the web servers."""
+        known, begun = 1 - question.begin_share, question.begin_share
         if self.copies:
-            return question.requests * question.write_share * (question.servers - 1) * self.network
-        return question.requests * (question.session + self.network) if self.shared else 0.0
+            others = question.servers - 1
+            told = known * question.write_share * self.change + begun * (self.create + question.session)
+            return question.requests * others * told + question.servers * others * self.idle
+        if not self.shared:
+            return 0.0
+        each = known * (self.read + question.session + question.write_share * self.change)
+        return question.requests * (each + begun * (self.create + question.session))
+
+    def web_time(self, question: Question) -> float:
+        """Seconds of processor time per second, of all web servers."""
+        more = (question.write_share - self.write_share) * self.change_web_cpu
+        if self.copies:
+            more += question.write_share * (question.servers - self.servers) * self.peer_cpu
+        return question.requests * max(0.0, self.web_cpu + more) + self.idle_time(question.servers)
+
+    def idle_time(self, servers: int) -> float:
+        """The same while nobody comes."""
+        return servers * (servers - 1 if self.copies else 1) * self.idle_cpu
+
+    def store_time(self, question: Question) -> float:
+        """The same, of the store."""
+        more = (question.write_share - self.write_share) * self.change_store_cpu
+        return question.requests * max(0.0, self.store_cpu + more)
+
+
+Quantity = Literal["memory", "network", "processor"]
+QUANTITIES: tuple[Quantity, ...] = ("memory", "network", "processor")
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """The model against a point that was measured, and on which it was not fitted."""
+    """The model against a point that was measured, and on which it was not fitted.
 
-    what: str
+    Attributes:
+        quantity: `memory` or `network`, in bytes; `processor`, in seconds per request.
+        where: which point.
+    """
+
+    quantity: Quantity
+    where: str
     predicted: float
     measured: float
 
@@ -105,7 +159,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         shards: stores beside the web servers; 0 for none.
         lost_with_a_server: sessions that the end of one web server takes with it.
         checks: the model against measured points.
-        band: the largest error found there, at least 0.1; `None` where there is no point to check against.
+        bands: the largest error found there by quantity, at least 0.05; nothing where there is no point to check against.
         driver: what costs most, in words.
     """
 
@@ -119,7 +173,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     lost_with_a_server: float
     checks: list[Check]
-    band: float | None
+    bands: dict[Quantity, float]
     driver: str
 
 
@@ -152,62 +206,131 @@ def parse_bytes(text: str) -> float:
 
 
 def _constants(found: Evidence, name: str, results: Results) -> Constants | None:
-    """Fitted on the experiment with load, and on nothing else."""
-    architecture, servers = ARCHITECTURES[name], results.settings.servers
-    memory, network, web, store = (
-        found.values("load", name, case, figure)
-        for case, figure in (("stored", "memory"), ("busy", "network"), ("busy", "web_cpu"), ("busy", "store_cpu"))
-    )
-    if not (memory and network and web):
+    """Fitted on real traffic (`load`), on session work by itself (`work`), and on the smallest and the largest session."""
+    architecture, servers, scenario = ARCHITECTURES[name], results.settings.servers, results.scenario
+    copies, shared = architecture.copies, bool(architecture.needs)
+    sizes = _sizes(found, name, results)
+
+    def one(experiment: str, case: str, figure: str) -> float:
+        values = found.values(experiment, name, case, figure)
+        return statistics.median(values) if values else 0.0
+
+    if len(sizes) < 2 or not (one("load", "busy", "web_cpu") and found.values("work", name, "change", "network")):
         return None
-    shared, copies = bool(architecture.needs), name == "all-to-all"
-    scenario = results.scenario
-    per_copy = statistics.median(memory) / (servers if copies else 1)
-    bytes_each = statistics.median(network)
-    if copies:
-        bytes_each /= max(scenario.write_share, 1e-9) * (servers - 1)
-    elif shared:
-        bytes_each -= scenario.size
+    told = servers - 1 if copies else 1
+    idle_cpu = one("work", "idle", "idle_cpu") / 1e6
+    idle_each = idle_cpu * one("load", "busy", "metered") * _requests_share(one)
     return Constants(
-        overhead=per_copy - scenario.size,
-        network=bytes_each,
-        web_cpu=statistics.median(web) / 1e6,
-        store_cpu=statistics.median(store) / 1e6 if store else 0.0,
+        held=tuple((size, taken / (servers if copies else 1)) for size, taken in _fitted(sizes)),
+        read=one("work", "read", "network") - scenario.size if shared else 0.0,
+        change=one("work", "change", "network") / told,
+        create=one("work", "create", "network") / told - scenario.size if shared or copies else 0.0,
+        idle=one("work", "idle", "idle_network") / (servers * told),
+        idle_cpu=idle_cpu / (servers * told),
+        web_cpu=max(0.0, one("load", "busy", "web_cpu") / 1e6 - idle_each),
+        store_cpu=one("load", "busy", "store_cpu") / 1e6,
+        change_web_cpu=one("work", "change", "web_cpu") / 1e6,
+        change_store_cpu=one("work", "change", "store_cpu") / 1e6,
+        peer_cpu=one("work", "change", "peer_cpu") / 1e6 if copies else 0.0,
+        write_share=scenario.write_share,
+        servers=servers,
         copies=copies,
         shared=shared,
     )
 
 
+def _sizes(found: Evidence, name: str, results: Results) -> list[tuple[float, float]]:
+    """Sizes of sessions, and the memory that one of each takes over the whole cluster."""
+    points = {float(results.scenario.size): found.values("load", name, "stored", "memory")}
+    points |= {parse_bytes(case): found.values("size", name, case, "memory") for case in found.cases("size", name)}
+    return sorted((size, statistics.median(values)) for size, values in points.items() if values)
+
+
+def _fitted(sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Every other one, and the last: those between are to check with."""
+    return [*sizes[:-1][::2], sizes[-1]]
+
+
+def _on_lines(points: Sequence[tuple[float, float]], at: float) -> float:
+    """On straight lines through `points`, the first and the last of which go on."""
+    after = next((number for number, (x, _) in enumerate(points) if x >= at), len(points) - 1)
+    (left, low), (right, high) = points[max(0, after - 1) : max(0, after - 1) + 2]
+    return low + (at - left) * (high - low) / (right - left)
+
+
+def _requests_share(figure: Callable[[str, str, str], float]) -> float:
+    """One request's share of all that the meters counted in busy traffic, those that began a session included."""
+    samples = figure("load", "busy", "samples")
+    return (1 - figure("load", "busy", "begun")) / samples if samples else 0.0
+
+
 def _checks(found: Evidence, name: str, constants: Constants, results: Results) -> Iterator[Check]:
-    """Other numbers of servers, and other sizes of sessions."""
+    """Other numbers of servers, other sizes of sessions, other traffic."""
     scenario = results.scenario
 
-    def asked(servers: int, size: float, write_share: float) -> Question:
-        return Question(users=1, requests=1, session=size, servers=servers, write_share=write_share, shard_memory=1e9)
+    def asked(servers: int, size: float, write_share: float, begin_share: float) -> Question:
+        return Question(
+            users=1, requests=1, session=size, servers=servers, write_share=write_share, shard_memory=1e9,
+            begin_share=begin_share,
+        )  # fmt: skip
 
-    for case in found.cases("growth", name):
-        servers = int(case[1:])
-        question = asked(servers, scenario.size, scenario.write_share)
-        yield from _check(found, name, constants, question, "growth", case, f"{servers} servers")
-    for case in found.cases("layout", name):
-        if not case.endswith("-at-once"):
-            question = asked(results.settings.servers, parse_bytes(case), 1.0)
-            yield from _check(found, name, constants, question, "layout", case, f"sessions of {case}")
+    sizes = _sizes(found, name, results)
+    for size, measured in sizes:
+        if (size, measured) in _fitted(sizes):
+            continue
+        predicted = constants.memory(asked(results.settings.servers, size, 0.0, 0.0))
+        yield Check(quantity="memory", where=f"sessions of {size / 1000:g} kB", predicted=predicted, measured=measured)
+    size, servers = float(scenario.size), results.settings.servers
+    points = [
+        ("load", "calm", servers, size, scenario.write_share, "few users"),
+        ("load", "busy", servers, size, scenario.write_share, "many users"),
+    ]
+    points += [
+        ("growth", case, int(case[1:]), size, scenario.write_share, f"{case[1:]} web servers")
+        for case in found.cases("growth", name)
+        if not (constants.copies and case == "n1")  # with nobody to tell, it is a store per web server
+    ]
+    points += [
+        ("layout", case, servers, parse_bytes(case), 1.0, f"sessions of {case}, each request a change")
+        for case in found.cases("layout", name)
+        if not case.endswith("-at-once")
+    ]
+    for experiment, case, servers, size, write_share, where in points:
+        one = found.of(experiment, name, case)
+        assert one is not None
+        figures = {figure: statistics.median(one.values(figure)) for figure in _CHECKED if one.values(figure)}
+        question = asked(servers, size, write_share, figures.get("begun", 0.0))
+        if experiment == "growth" and figures.get("memory"):
+            yield Check(
+                quantity="memory", where=where, predicted=constants.memory(question), measured=figures["memory"]
+            )
+        # What goes on while nobody comes counts for as long as the meters ran.
+        seconds_each = figures.get("metered", 0.0) * (1 - figures.get("begun", 0.0)) / figures.get("samples", 1.0)
+        if figures.get("network") and constants.shared | constants.copies:
+            idle = servers * (servers - 1) * constants.idle
+            predicted = constants.traffic(question) - idle * (1 - seconds_each)
+            yield Check(quantity="network", where=where, predicted=predicted, measured=figures["network"])
+        if figures.get("web_cpu") and (experiment, case) != ("load", "busy"):
+            predicted = constants.web_time(question) + constants.store_time(question)
+            predicted -= constants.idle_time(servers) * (1 - seconds_each)
+            yield Check(
+                quantity="processor",
+                where=where,
+                predicted=predicted,
+                measured=(figures["web_cpu"] + figures.get("store_cpu", 0.0)) / 1e6,
+            )
 
 
-def _check(
-    found: Evidence, name: str, constants: Constants, question: Question, experiment: str, case: str, where: str
-) -> Iterator[Check]:
-    for figure, predicted in (("memory", constants.memory(question)), ("network", constants.traffic(question))):
-        measured = found.values(experiment, name, case, figure)
-        if measured and statistics.median(measured) > 0:
-            yield Check(what=f"{figure}, {where}", predicted=predicted, measured=statistics.median(measured))
+_CHECKED = ("memory", "network", "web_cpu", "store_cpu", "begun", "metered", "samples")
 
 
 def _answer(question: Question, name: str, constants: Constants, checks: Sequence[Check], lost: float) -> Answer:
     memory, network = constants.memory(question), constants.traffic(question)
-    web, store = (question.requests * each / CORE_USE for each in (constants.web_cpu, constants.store_cpu))
+    web, store = (time / CORE_USE for time in (constants.web_time(question), constants.store_time(question)))
     shards = max(1, math.ceil(memory / question.shard_memory), math.ceil(store)) if constants.shared else 0
+    errors: dict[Quantity, list[float]] = {
+        quantity: [check.error for check in checks if check.quantity == quantity] for quantity in QUANTITIES
+    }
     return Answer(
         architecture=name,
         constants=constants,
@@ -219,7 +342,7 @@ def _answer(question: Question, name: str, constants: Constants, checks: Sequenc
         shards=shards,
         lost_with_a_server=lost,
         checks=list(checks),
-        band=max([_LEAST_BAND, *(check.error for check in checks)]) if checks else None,
+        bands={quantity: max(LEAST_BAND, *found) for quantity, found in errors.items() if found},
         driver=_driver(constants, memory / question.shard_memory, store, network, question),
     )
 

@@ -12,10 +12,11 @@ from coatcheck.lab import charts, samples, summary
 from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.claims import EVEN, Evidence, Measured
 from coatcheck.lab.experiments import EXPERIMENTS
-from coatcheck.lab.measures import FIGURES
+from coatcheck.lab.measures import FIGURES, durations
 from coatcheck.lab.results import Outcome, Results
-from coatcheck.lab.samples import Sample
 from coatcheck.lab.verdicts import Answer
+
+_CASES_OF_LOAD = {"calm": "few users", "busy": "many users", "stored": "many users, many sessions stored"}
 
 _CLASS: dict[Answer, str] = {"holds": "holds", "does not hold": "refuted", "not decided": "open"}
 
@@ -162,17 +163,21 @@ def _pictures(results: Results, found: Evidence, folder: Path) -> Iterator[str]:
     if rows:
         chart = charts.bars("What an added server took over", rows)
         yield _figure("Does an added server help?", "The share of the requests that it took over.", chart)
-    for figure, title in (("store_us", "Session work"), ("whole", "Whole request")):
+    for figure, title in (("store", "Session work"), ("whole", "Whole request")):
         by_name = {name: _durations(results, folder, name, figure) for name in names}
         by_name = {name: values for name, values in by_name.items() if values}
         if by_name:
             chart = charts.distributions(f"{title}: distribution", by_name, unit="milliseconds")
             yield _figure(f"{title}, when busy", "How many requests took longer; all rounds together.", chart)
-    cases = [case for case in ("calm", "busy", "stored") if found.values("load", "redis", case, "whole_p99")]
-    for case in cases:
-        rows = _rows(found, names, "load", case, "whole_p99")
-        words = {"calm": "few users", "busy": "many users", "stored": "many users, many sessions stored"}[case]
-        yield _figure(f"99th percentile: {words}", "Whole request. Whiskers: all rounds.", charts.bars(words, rows))
+    for case, words in _CASES_OF_LOAD.items():
+        for figure, title in (("whole_p50", "Median"), ("whole_p99", "99th percentile")):
+            if rows := _rows(found, names, "load", case, figure):
+                about = "The whole request, as its user sees it."
+                yield _figure(f"{title}: {words}", about, charts.bars(f"{title}, {words}", rows))
+    for case, words in (("1-at-once", "one at a time"), ("64-at-once", "64 at once")):
+        if rows := _rows(found, names, "work", case, "store_p50"):
+            about = "What a request waits for its session, measured without anything else. Whiskers: all repeats."
+            yield _figure(f"Session work alone: {words}", about, charts.bars(f"Session work, {words}", rows))
     for figure, label in (("memory", "bytes per session"), ("network", "bytes per request")):
         series = {}
         for name in names:
@@ -217,15 +222,7 @@ def _durations(results: Results, folder: Path, architecture: str, figure: str) -
         if (one.experiment, one.architecture, one.case) == ("load", architecture, "busy")
         for file in one.files
     ]
-    visits = [
-        sample
-        for file in files
-        for sample in samples.of_kind(samples.read(folder / file), Sample)
-        if sample.scheduled >= 0 and sample.status == 200
-    ]
-    if figure == "store_us":
-        return [visit.store_us / 1000 for visit in visits]
-    return [(visit.completed - visit.scheduled) * 1000 for visit in visits]
+    return [value for file in files for value in durations(samples.read(folder / file))[figure]]
 
 
 def _figure(title: str, words: str, chart: str) -> str:
@@ -272,12 +269,10 @@ def _case(case: str, theirs: Sequence[Measured], shown: Sequence[str]) -> str:
     head = "".join(f'<th scope="col">{_dot(one.architecture)}{escape(one.architecture)}</th>' for one in measured)
     rows = "".join(
         f'<tr><th scope="row">{escape(FIGURES[name].title)}</th>'
-        + "".join(
-            f"<td>{escape(summary.spoken(one.values(name), FIGURES[name].unit, spread=True))}</td>" for one in measured
-        )
+        + "".join(f"<td>{escape(summary.cell(one, name, spread=True))}</td>" for one in measured)
         + "</tr>"
         for name in (*shown, "samples", "lag", "generator")
-        if any(one.values(name) for one in measured)
+        if any(summary.cell(one, name) != summary.MISSING for one in measured)
     )
     return (
         f'<div class="scroll" style="margin-top:12px"><table><thead><tr><th scope="col">{escape(case)}</th>{head}</tr>'

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coatcheck.lab.errors import UsageError
-from coatcheck.lab.model import FORMULAS, Answer, Question, parse_amount, parse_bytes
+from coatcheck.lab.model import FORMULAS, Answer, Quantity, Question, parse_amount, parse_bytes
 from coatcheck.lab.results import Results
 
 
@@ -61,21 +61,19 @@ def show(asked: Question, answers: Sequence[Answer], results: Results, console: 
         "store cores",
         "shards",
         "lost with a server",
-        "band",
     )
     for heading in headings:
         table.add_column(heading, justify="right")
     for one in answers:
         table.add_row(
             one.architecture,
-            _bytes(one.memory),
+            _bytes(one.memory) + _band(one, "memory"),
             _bytes(one.per_server),
-            f"{_bytes(one.network)}/s",
-            f"{one.web_cores:,.0f}",
+            f"{_bytes(one.network)}/s" + (_band(one, "network") if one.network else ""),
+            f"{one.web_cores:,.0f}" + _band(one, "processor"),
             f"{one.store_cores:,.1f}",
             f"{one.shards:,}",
             f"{one.lost_with_a_server:,.0f}",
-            "unchecked" if one.band is None else f"± {one.band:.0%}",
         )
     console.print(table)
     for one in answers:
@@ -85,31 +83,57 @@ def show(asked: Question, answers: Sequence[Answer], results: Results, console: 
         console.print(Text(f"  {formula}"), soft_wrap=True)
     console.print(Text(f"\nConstants, from {results.folder} on {results.machine.cores} cores", style="bold"))
     for one in answers:
-        made = one.constants
-        console.print(
-            Text(
-                f"  {one.architecture}: overhead {_bytes(made.overhead)} per session and copy, network "
-                f"{_bytes(made.network)} per {'message' if made.copies else 'request'}, processor time "
-                f"{made.web_cpu * 1e6:,.0f} µs in a web server and {made.store_cpu * 1e6:,.0f} µs in the store per request"
-            ),
-            soft_wrap=True,
-        )
+        console.print(Text(f"  {one.architecture}: {_constants(one)}"), soft_wrap=True)
     console.print(Text("\nChecked against measured points that no constant was fitted on", style="bold"))
     for one in answers:
         for check in one.checks:
+            shown = [
+                f"{each * 1e6:,.0f} µs" if check.quantity == "processor" else _bytes(each)
+                for each in (check.predicted, check.measured)
+            ]
             console.print(
                 Text(
-                    f"  {one.architecture}, {check.what}: predicted {_bytes(check.predicted)}, measured "
-                    f"{_bytes(check.measured)}, {check.error:.0%} off"
+                    f"  {one.architecture}, {check.quantity}, {check.where}: predicted {shown[0]}, measured {shown[1]}, "
+                    f"{check.error:.0%} off"
                 )
             )
-    console.print(
-        Text(
-            "\nTimes of another machine, replicas, TLS and whatever your application does come on top. "
-            "The band is the largest error of these checks.",
-            style="dim",
-        )
+    console.print(Text(f"\n{_caution(asked, results)}", style="dim"))
+
+
+def _band(one: Answer, quantity: Quantity) -> str:
+    return f" ±{one.bands[quantity]:.0%}" if quantity in one.bands else " unchecked"
+
+
+def _constants(one: Answer) -> str:
+    made = one.constants
+    held = ", ".join(f"{_bytes(size)} takes {taken:,.0f} B" for size, taken in made.held)
+    words = [f"memory of a copy: a session of {held}"]
+    if made.copies:
+        words.append(f"network {made.change:,.0f} B per change and server told, {made.idle:,.0f} B/s idle")
+    elif made.shared:
+        words.append(f"network {made.read:,.0f} B per request besides the session, {made.change:,.0f} B per change")
+    words.append(
+        f"processor time {made.web_cpu * 1e6:,.0f} µs in a web server and {made.store_cpu * 1e6:,.0f} µs in the store per "
+        f"request ({made.write_share:.0%} of them changes, {made.servers} servers), of which a change takes "
+        f"{made.change_web_cpu * 1e6:,.0f} and {made.change_store_cpu * 1e6:,.0f} µs"
     )
+    if made.copies:
+        words.append(f"{made.peer_cpu * 1e6:,.0f} µs in each server that is told of a change")
+    return "; ".join(words)
+
+
+def _caution(asked: Question, results: Results) -> str:
+    words = [
+        "The band (±) is the largest error of these checks, by quantity; that of web cores is that of store cores too."
+    ]
+    measured = max([results.settings.servers, *results.scale.growth])
+    if asked.servers > measured:
+        words.append(f"No more than {measured} servers were measured: the further beyond, the less it is worth.")
+    words.append(
+        "The other machine's speed, replicas, TLS and whatever your application does come on top. A Valkey that was built "
+        "with another allocator than that of this run may take up to a quarter more memory."
+    )
+    return " ".join(words)
 
 
 def _bytes(value: float) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.checker import Figures
+from coatcheck.lab.measures import samples_needed
 from coatcheck.lab.results import Outcome, Results
 
 WIDTH = 120  # columns, where there is no terminal to ask
@@ -78,7 +79,7 @@ def table(results: Results) -> Table:
             f"{sessions.lost:,} of {sessions.lost + sessions.survived:,}",
             f"{figures.errors:,}",
             _milliseconds(figures.latency.p50),
-            _milliseconds(figures.latency.p99),
+            _milliseconds(figures.latency.p99) if figures.operations >= samples_needed(0.99) else "-",
             _per_server(figures),
         )
     return shown

@@ -16,17 +16,27 @@ from coatcheck.lab.architectures import ARCHITECTURES, BASELINE, Architecture
 from coatcheck.lab.claims import Claim, Measured
 from coatcheck.lab.errors import HistoryFault, LabError, NoRun, UsageError
 from coatcheck.lab.experiments import EXPERIMENTS
-from coatcheck.lab.measures import figures
+from coatcheck.lab.measures import figures, tails
 from coatcheck.lab.scale import Scale
 from coatcheck.lab.scenario import Scenario
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.valkey import without_password
 
-SCHEMA = "coatcheck-lab-results/2"
+SCHEMA = "coatcheck-lab-results/3"
 FILE = "results.json"
 LATEST = "latest"
 
-_CASES = ("store", "restart", "stored", "busy", "calm")  # backwards: the last comes first
+_CASES = (
+    "idle",
+    "create",
+    "change",
+    "read",
+    "store",
+    "restart",
+    "stored",
+    "busy",
+    "calm",
+)  # backwards: the last comes first
 
 _PACKAGES = ("coatcheck", "starlette", "uvicorn", "aiohttp", "redis", "hiredis", "httptools", "uvloop")
 
@@ -140,26 +150,31 @@ def outcome(architecture: Architecture, folder: Path) -> Outcome:
 
 def measured(folder: Path) -> list[Measured]:
     """The figures of all files of samples below a run's `folder`. Raises `HistoryFault` for one that is damaged."""
-    found: dict[tuple[str, str, str], list[tuple[int, str, dict[str, float]]]] = {}
+    found: dict[tuple[str, str, str], list[tuple[int, str, list[samples.Entry]]]] = {}
     for file in sorted(folder.rglob("*-*.jsonl")):
         entries = samples.read(file)
         began = samples.began(entries)
         case = file.stem.removeprefix(f"{began.experiment}-{began.round}").removeprefix("-")
         key = (began.experiment, began.architecture, case)
-        found.setdefault(key, []).append((began.round, str(file.relative_to(folder)), figures(entries)))
+        found.setdefault(key, []).append((began.round, str(file.relative_to(folder)), entries))
     names = [*ARCHITECTURES, BASELINE.name]
     ordered = sorted(found, key=lambda key: (list(EXPERIMENTS).index(key[0]), _natural(key[2]), names.index(key[1])))
-    return [
-        Measured(
-            experiment=experiment,
-            architecture=architecture,
-            case=case,
-            rounds=[made for _, _, made in sorted(found[experiment, architecture, case], key=lambda one: one[0])],
-            files=[name for _, name, _ in sorted(found[experiment, architecture, case], key=lambda one: one[0])],
-            warnings=verdicts.generator_warnings([made for _, _, made in found[experiment, architecture, case]]),
+    made = []
+    for key in ordered:
+        rounds = sorted(found[key], key=lambda one: one[0])
+        by_round = [figures(entries) for _, _, entries in rounds]
+        made.append(
+            Measured(
+                experiment=key[0],
+                architecture=key[1],
+                case=key[2],
+                rounds=by_round,
+                files=[name for _, name, _ in rounds],
+                tails=tails([entries for _, _, entries in rounds]),
+                warnings=verdicts.generator_warnings(by_round),
+            )
         )
-        for experiment, architecture, case in ordered
-    ]
+    return made
 
 
 def _natural(case: str) -> tuple[int, str]:

@@ -131,11 +131,31 @@ class Logout(msgspec.Struct, frozen=True, array_like=True, tag="logout"):
     alive: tuple[bool | None, ...]
 
 
+BurstKind = Literal["read", "change", "create", "visit", "idle"]
+
+
+class Burst(msgspec.Struct, frozen=True, array_like=True, tag="burst"):
+    """One web server's work with its store and nothing else: no request, no page.
+
+    Attributes:
+        kind: `read`, `change` or `create` for one of these each time; `visit` for a read, followed by a change as often
+            as the scenario says; `idle` for nothing at all.
+        at_once: how many at the same time.
+        seconds: how long it took.
+        waits: microseconds that each took, in the order in which they ended.
+    """
+
+    kind: BurstKind
+    at_once: int
+    seconds: float
+    waits: tuple[int, ...]
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     """The generator has written everything.
 
     Attributes:
-        count: samples, races and logouts that it wrote.
+        count: samples, races, logouts and bursts that it wrote.
         elapsed: seconds from the first arrival to the last answer.
         cpu: seconds of processor time that it used.
     """
@@ -145,8 +165,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     cpu: float
 
 
-Entry = Began | Sample | Reading | Fault | Race | Logout | Finished
-EntryType = TypeVar("EntryType", Began, Sample, Reading, Fault, Race, Logout, Finished)
+Entry = Began | Sample | Reading | Fault | Race | Logout | Burst | Finished
+EntryType = TypeVar("EntryType", Began, Sample, Reading, Fault, Race, Logout, Burst, Finished)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Entry).decode
@@ -169,7 +189,7 @@ def read(path: Path) -> list[Entry]:
     except (OSError, msgspec.DecodeError) as problem:
         raise HistoryFault(f"{path} cannot be read: {problem}") from None
     ends = [entry for entry in entries if isinstance(entry, Finished)]
-    made = sum(isinstance(entry, (Sample, Race, Logout)) for entry in entries)
+    made = sum(isinstance(entry, (Sample, Race, Logout, Burst)) for entry in entries)
     if not entries or not isinstance(entries[0], Began) or not ends or sum(end.count for end in ends) != made:
         raise HistoryFault(f"{path} is incomplete or was changed: {made} samples, {sum(e.count for e in ends)} written")
     return entries

@@ -6,8 +6,9 @@
     POST /logout       ends the session
 
 Nothing in it knows which architecture it runs in. Only the store's URL differs. For measuring, the lab itself asks each
-web server (`POST /lab/fill?count=100&bytes=1000`, to have so many sessions; `GET /lab/traffic`; `GET /lab/has?ids=…`,
-which of some sessions it finds), and `coatcheck.lab.meter` adds a header to every answer.
+web server (`POST /lab/fill?count=100&bytes=1000`, to have so many sessions; `POST /lab/prepare` and `/lab/work`, to do
+nothing but session work; `GET /lab/traffic`; `GET /lab/has?ids=…`, which of some sessions it finds), and
+`coatcheck.lab.meter` adds a header to every answer.
 
 Started as `python -m coatcheck.lab.shop NAME SOCKET`, with the number of a bound socket that it inherits, and the
 store's URL in the environment (a URL may hold a password, and arguments can be read by everybody on the machine).
@@ -20,11 +21,13 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
 import uvicorn
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -33,10 +36,11 @@ from starlette.routing import Route
 
 from coatcheck.errors import StoreError
 from coatcheck.lab.architectures import SINGLE_VALUE
+from coatcheck.lab.content import content
 from coatcheck.lab.haproxy import HEALTH_PATH
 from coatcheck.lab.meter import Meter, MeteredStore, traffic
 from coatcheck.lab.processes import STORE_VARIABLE
-from coatcheck.record import NewRecord
+from coatcheck.record import Changes, NewRecord
 from coatcheck.session import Session
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.interface import AsyncJoining, AsyncStore
@@ -68,6 +72,7 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
         port: where it serves.
     """
     sessions, store = store, MeteredStore(store)
+    workers: list[NewRecord] = []
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -115,6 +120,19 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
         gc.collect()
         return PlainTextResponse("ok")
 
+    async def prepare(request: Request) -> Response:
+        count, size = (int(request.query_params[name]) for name in ("count", "bytes"))
+        workers[:] = [_anybody(number, size) for number in range(count)]
+        for begin in range(0, count, _FILLED_AT_ONCE):
+            await asyncio.gather(*(sessions.create(new) for new in workers[begin : begin + _FILLED_AT_ONCE]))
+        return PlainTextResponse("ok")
+
+    async def work(request: Request) -> Response:
+        asked = request.query_params
+        return JSONResponse(
+            await do_work(sessions, workers, asked["kind"], int(asked["count"]), float(asked["write_share"]))
+        )
+
     async def tell_traffic(_request: Request) -> Response:
         counted = traffic(port)
         return JSONResponse(None if counted is None else {"sent": counted.sent, "received": counted.received})
@@ -135,6 +153,8 @@ def create_shop(server: str, store: AsyncStore, port: int = 0) -> Starlette:
             Route("/logout", logout, methods=["POST"]),
             Route(HEALTH_PATH, health),
             Route("/lab/fill", fill, methods=["POST"]),
+            Route("/lab/prepare", prepare, methods=["POST"]),
+            Route("/lab/work", work, methods=["POST"]),
             Route("/lab/traffic", tell_traffic),
             Route("/lab/has", has),
         ],
@@ -152,12 +172,39 @@ def _anybody(number: int, size: int) -> NewRecord:
     return NewRecord(
         session_id=ticket.session_id,
         secret_hash=ticket.secret_hash,
-        fields={"shopper": f'"anybody-{number}"', "profile": f'"{"x" * size}"'},
+        fields={"shopper": f'"anybody-{number}"', "profile": f'"{content(size, ticket.session_id)}"'},
         idle_ms=IDLE_TIMEOUT * 1000,
         absolute_ms=None,
         owner=None,
         operation=new_operation_id(),
     )
+
+
+async def do_work(
+    store: AsyncStore, people: Sequence[NewRecord], kind: str, count: int, write_share: float
+) -> list[int]:
+    """Have people with sessions do `count` pieces of work between them, all at once; gives the microseconds that each took.
+
+    What they do is that of `coatcheck.lab.samples.Burst.kind`.
+    """
+    turns, waits = iter(range(count)), list[int]()
+    every = round(1 / write_share) if write_share else 0
+
+    async def come(person: NewRecord) -> None:
+        changes = Changes(proof=person.secret_hash, idle_ms=person.idle_ms, increments={"hits": 1})
+        for turn in turns:
+            begun = time.perf_counter()
+            if kind == "create":
+                ticket = Ticket.new()
+                await store.create(replace(person, session_id=ticket.session_id, operation=new_operation_id()))
+            if kind in ("read", "visit"):
+                await store.read(person.session_id)
+            if kind == "change" or (kind == "visit" and every and turn % every == 0):
+                await store.update(person.session_id, replace(changes, operation=new_operation_id()))
+            waits.append(round((time.perf_counter() - begun) * 1e6))
+
+    await asyncio.gather(*(come(person) for person in people))
+    return waits
 
 
 def main() -> None:

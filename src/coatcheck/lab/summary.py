@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from coatcheck.lab.claims import Evidence
-from coatcheck.lab.measures import FIGURES, Unit
+from coatcheck.lab.claims import Evidence, Measured
+from coatcheck.lab.measures import FIGURES, TAILS, Unit, samples_needed
 from coatcheck.lab.results import Outcome, Results
 
 MISSING = "-"
@@ -46,10 +46,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     def figure(title: str, experiment: str, case: str, name: str) -> list[str]:
         return row(
             title,
-            [
-                spoken(found.values(experiment, outcome.architecture, case, name), FIGURES[name].unit)
-                for outcome in outcomes
-            ],
+            [cell(found.of(experiment, outcome.architecture, case), name) for outcome in outcomes],
         )
 
     rows = [
@@ -155,6 +152,16 @@ def limits(results: Results) -> str:
         f"are those of this machine under this load ({scale.calm_rate:g} and {scale.busy_rate:g} requests per second); "
         f"compare architectures with one another, never with another machine. The timed experiments were done in {rounds}."
     )
+
+
+def cell(measured: Measured | None, figure: str, *, spread: bool = False) -> str:
+    """A figure in a table; for a percentile that cannot be had, how many requests it would take."""
+    if measured is None:
+        return MISSING
+    values = measured.values(figure)
+    if not values and figure in TAILS and measured.values("samples"):
+        return f"takes {samples_needed(TAILS[figure]):,} requests"
+    return spoken(values, FIGURES[figure].unit, spread=spread)
 
 
 def spoken(values: Sequence[float], unit: Unit, *, spread: bool = False) -> str:

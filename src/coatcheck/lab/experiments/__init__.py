@@ -5,7 +5,7 @@ What is measured goes into a file of samples; `coatcheck.lab.measures` makes the
 
 from __future__ import annotations
 
-from coatcheck.lab.experiments import consistency, crowding, failure, growth, layout, load
+from coatcheck.lab.experiments import consistency, crowding, failure, growth, layout, load, size, work
 from coatcheck.lab.experiments.base import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -14,6 +14,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         consistency.EXPERIMENT,
         crowding.EXPERIMENT,
         load.EXPERIMENT,
+        work.EXPERIMENT,
+        size.EXPERIMENT,
         failure.EXPERIMENT,
         growth.EXPERIMENT,
         layout.EXPERIMENT,

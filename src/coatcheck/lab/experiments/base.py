@@ -34,6 +34,36 @@ class Trial:
     seed: int
     say: Callable[[str], Watcher]
 
+    def file(self, experiment: str, turn: int, case: str) -> Path:
+        """The file of samples of one measurement, in the architecture's folder."""
+        return self.bench.folder / f"{experiment}-{turn}{f'-{case}' if case else ''}.jsonl"
+
+    def began(
+        self,
+        experiment: str,
+        turn: int,
+        *,
+        rate: float = 0.0,
+        seconds: float = 0.0,
+        users: int = 0,
+        size: int | None = None,
+        stored: int = 0,
+        write_share: float | None = None,
+    ) -> Began:
+        """The first line of such a file; see `Began`. Size and share of writes are the scenario's unless given."""
+        return Began(
+            experiment=experiment,
+            architecture=self.bench.architecture.name,
+            servers=self.bench.servers,
+            round=turn,
+            rate=rate,
+            seconds=seconds,
+            users=users,
+            size=self.scenario.size if size is None else size,
+            stored=stored,
+            write_share=self.scenario.write_share if write_share is None else write_share,
+        )
+
     def measure(
         self,
         experiment: str,
@@ -62,7 +92,7 @@ class Trial:
             users, size, write_share: those of the scenario unless given; the others are those of `LoadJob`.
         """
         scenario = self.scenario
-        file = file_of(self.bench.folder, experiment, self.round, case)
+        file = self.file(experiment, self.round, case)
         job = LoadJob(
             port=self.bench.port,
             file=str(file.resolve()),
@@ -79,27 +109,14 @@ class Trial:
             logouts=logouts,
             looks=2 * len(self.bench.servers),
         )
-        began = Began(
-            experiment=experiment,
-            architecture=self.bench.architecture.name,
-            servers=self.bench.servers,
-            round=self.round,
-            rate=rate,
-            seconds=seconds,
-            users=job.users,
-            size=job.size,
-            stored=stored,
+        began = self.began(
+            experiment, self.round, rate=rate, seconds=seconds, users=job.users, size=job.size, stored=stored,
             write_share=job.write_share,
-        )
+        )  # fmt: skip
         samples.append(file, [began, *readings])
         watch = self.say(f"{experiment}{f', {case}' if case else ''}")
         watch(0.0, Progress())
         self.bench.drive(job, actions, watch)
-
-
-def file_of(folder: Path, experiment: str, turn: int, case: str) -> Path:
-    """The file of samples of one measurement, in an architecture's folder."""
-    return folder / f"{experiment}-{turn}{f'-{case}' if case else ''}.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from coatcheck.lab.experiments.base import Experiment, Trial
 def measure_size(trial: Trial) -> None:
     """The same traffic and the same sessions, with as many web servers as there are."""
     scale, bench = trial.scale, trial.bench
+    bench.warm_up(8, trial.scenario.size)
     bench.fill(100 * len(bench.servers), trial.scenario.size)  # what the first ones cost once and for all
     empty = bench.reading("empty")
     bench.fill(scale.grown, trial.scenario.size)

@@ -8,6 +8,7 @@ from coatcheck.lab.experiments.base import Experiment, Trial
 def measure_layout(trial: Trial) -> None:
     """Changes of sessions that are small, middling and large; and changes at the same time."""
     scale, bench = trial.scale, trial.bench
+    bench.warm_up(8, trial.scenario.size)
     for size in scale.sizes:
         count = scale.laid_out * len(bench.servers)
         bench.fill(60 * len(bench.servers), size)  # what the first ones cost once and for all

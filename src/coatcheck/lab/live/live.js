@@ -18,17 +18,18 @@ function draw(parent, name, attributes, text) {
   return element;
 }
 
-function words(cart) {
+function words(cart, unsure) {
   if (cart === null || cart === undefined) return "not looked yet";
+  if (unsure && Object.keys(unsure).length) return `${words(cart)}, and perhaps ${words(unsure)}`;
   const entries = Object.entries(cart).sort();
   return entries.length ? entries.map(([item, count]) => `${count} ${item}`).join(", ") : "nothing";
 }
 
-async function order(what, thing) {
+async function order(what, thing, link) {
   const answer = await fetch("/do", {
     method: "POST",
     headers: { "content-type": "application/json", "x-coatcheck": "1" },
-    body: JSON.stringify({ do: what, what: thing || "" }),
+    body: JSON.stringify({ do: what, what: thing || "", link: link || "" }),
   });
   if (!answer.ok) tell(await answer.text());
 }
@@ -72,13 +73,28 @@ function drawParts() {
         `var(--${person.right ? "good" : "bad"})`;
     }
   });
-  for (const [name, how] of Object.entries(state.servers)) {
+  const names = Object.keys(state.servers);
+  const isCut = (name, link) => (state.cuts[name] || []).includes(link);
+  names.forEach((name, at) => {
+    const how = state.servers[name];
     const [x, y] = places[name];
-    wire(places.balancer, [x - 105, y], how === "up" ? "" : how);
-    if (places.store) wire([x + 105, y], places.store, how === "down" || state.serviceState === "down" ? "down" : "");
-    const small = { up: "", down: "down", cut: "link cut", starting: "starting" }[how];
-    box(name, x, y, 210, 100, `server ${how}`, name, small);
-  }
+    wire(places.balancer, [x - 105, y], how === "down" ? "down" : isCut(name, "balancer") ? "cut" : "");
+    if (places.store) {
+      const down = how === "down" || state.serviceState === "down";
+      wire([x + 105, y], places.store, down ? "down" : isCut(name, "store") ? "cut" : "");
+    }
+    if (state.links.includes("peers")) {
+      for (const other of names.slice(at + 1)) {
+        const down = how === "down" || state.servers[other] === "down";
+        const kind = down ? "down" : isCut(name, "peers") || isCut(other, "peers") ? "cut" : "";
+        const from = [x + 105, y], to = [places[other][0] + 105, places[other][1]];
+        const bend = 30 + 40 * (names.indexOf(other) - at);
+        draw(layers.wires, "path", { d: `M${from[0]} ${from[1]}C${from[0] + bend} ${from[1]} ${to[0] + bend} ${to[1]} ${to[0]} ${to[1]}`, class: `wire peer ${kind}` });
+      }
+    }
+    const small = how === "down" ? "down" : (state.cuts[name] || []).length ? "link cut" : "";
+    box(name, x, y, 210, 100, `server ${small === "link cut" ? "cut" : how}`, name, small);
+  });
   box("balancer", ...places.balancer, 130, 64, "", "balancer", "");
   draw(layers.boxes, "text", { x: places.balancer[0] - 51, y: places.balancer[1] + 18, class: "small" }, state.sticky ? "pins people" : "takes turns");
   if (places.store) {
@@ -165,13 +181,13 @@ function showArchitectures() {
 
 function showCart() {
   const you = state.people[0];
-  byId("expected").textContent = words(you.expected);
+  byId("expected").textContent = words(you.expected, you.unsure);
   byId("seen").textContent = words(you.seen);
   const verdict = byId("verdict");
   const text =
-    you.right === null ? "Put something in." : you.right ? `Right, says ${you.server}.` : `Wrong: ${you.server} shows something else.`;
+    you.trouble ? `Your cart was not shown: ${you.trouble}. Try again.` : you.right === null ? "Put something in." : you.right ? `Right, says ${you.server}.` : `Wrong: ${you.server} shows something else.`;
   if (verdict.textContent !== text) verdict.textContent = text;
-  verdict.className = `verdict ${you.right === null ? "" : you.right ? "right" : "wrong"}`;
+  verdict.className = `verdict ${you.trouble || you.right === null ? "" : you.right ? "right" : "wrong"}`;
 }
 
 const rows = new Map(); // kept, so that the focus stays on a button that is pressed
@@ -180,9 +196,9 @@ function row(name) {
   if (rows.has(name)) return rows.get(name);
   const item = document.createElement("li");
   const title = Object.assign(document.createElement("span"), { className: "name" });
-  const buttons = [0, 1].map(() => {
+  const buttons = [0, 1, 2].map(() => {
     const button = Object.assign(document.createElement("button"), { type: "button" });
-    button.addEventListener("click", () => order(button.dataset.order, button.dataset.thing));
+    button.addEventListener("click", () => order(button.dataset.order, button.dataset.thing, button.dataset.link));
     return button;
   });
   item.append(title, ...buttons);
@@ -191,8 +207,10 @@ function row(name) {
   return rows.get(name);
 }
 
-function label(button, what, thing, text, danger, fine) {
-  Object.assign(button.dataset, { order: what, thing });
+const LINKS = { balancer: "balancer link", store: "store link", peers: "peer links" };
+
+function label(button, what, thing, text, danger, fine, link) {
+  Object.assign(button.dataset, { order: what, thing, link: link || "" });
   button.textContent = text;
   button.className = danger ? "danger" : "";
   button.setAttribute("aria-label", `${text}: ${thing || "the store"}`);
@@ -211,12 +229,17 @@ function showParts() {
   for (const [name, how] of Object.entries(state.servers)) {
     const { title, buttons } = row(name);
     const hanging = state.coats[name] ? `, ${state.coats[name].length} coats` : "";
-    title.textContent = `${name}: ${how === "cut" ? "link cut" : how}${hanging}`;
+    const cuts = state.cuts[name] || [];
+    title.textContent = `${name}: ${how}${cuts.map((link) => `, ${LINKS[link]} cut`).join("")}${hanging}`;
     if (how === "down") label(buttons[0], "revive", name, "Revive", false, idle);
     else label(buttons[0], "kill", name, "Kill", true, idle);
-    if (how === "cut") label(buttons[1], "mend", name, "Mend link", false, idle);
-    else label(buttons[1], "cut", name, "Cut link", true, idle);
-    buttons[1].hidden = how === "down";
+    buttons.slice(1).forEach((button, at) => {
+      const link = state.links[at];
+      button.hidden = how === "down" || !link;
+      if (button.hidden) return;
+      if (cuts.includes(link)) label(button, "mend", name, `Mend ${LINKS[link]}`, false, idle, link);
+      else label(button, "cut", name, `Cut ${LINKS[link]}`, true, idle, link);
+    });
   }
   if (state.service) {
     const { item, title, buttons } = row("store");
@@ -225,7 +248,7 @@ function showParts() {
     title.textContent = `${state.service}: ${state.serviceState}${hanging}`;
     if (state.serviceState === "down") label(buttons[0], "revive-store", "", "Revive", false, idle);
     else label(buttons[0], "kill-store", "", "Kill", true, idle);
-    buttons[1].hidden = true;
+    buttons[1].hidden = buttons[2].hidden = true;
   }
 }
 
@@ -235,10 +258,10 @@ function showPeople() {
   state.people.forEach((person, at) => {
     const where = Object.entries(state.coats).filter(([, owners]) => owners.includes(person.name)).map(([name]) => name);
     const line = document.createElement("tr");
-    line.className = person.right === null ? "" : person.right ? "right" : "wrong";
+    line.className = person.trouble || person.right === null ? "" : person.right ? "right" : "wrong";
     const cells = [
-      person.name, words(person.expected), words(person.seen),
-      person.right === null ? "-" : person.right ? "yes" : "no", person.server || "-", where.join(", ") || "nowhere",
+      person.name, words(person.expected, person.unsure), words(person.seen),
+      person.trouble || (person.right === null ? "-" : person.right ? "yes" : "no"), person.server || "-", where.join(", ") || "nowhere",
     ];
     cells.forEach((text, column) => {
       const cell = document.createElement(column ? "td" : "th");

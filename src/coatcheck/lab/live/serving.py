@@ -27,10 +27,12 @@ class Order(msgspec.Struct, frozen=True):
     Attributes:
         do: `build`, `kill`, `revive`, `cut`, `mend`, `kill-store`, `revive-store`, `add`, `look`, `logout`, `pause` or `go`.
         what: the architecture, the server, or the thing to put into the cart.
+        link: what `cut` and `mend` are about: the server's link to the `balancer`, to the `store`, or to its `peers`.
     """
 
     do: str
     what: str = ""
+    link: str = ""
 
 
 class LiveServer:
@@ -166,14 +168,14 @@ class LiveServer:
         return web.json_response({})
 
     def _makes_sense(self, order: Order) -> bool:
-        state = self.world.servers.get(order.what)
+        state, cuts = self.world.servers.get(order.what), self.world.cuts.get(order.what, [])
         stored = self.world.service is not None
         return {
             "build": order.what in ARCHITECTURES,
-            "kill": state in ("up", "cut"),
+            "kill": state == "up",
             "revive": state == "down",
-            "cut": state == "up",
-            "mend": state == "cut",
+            "cut": state == "up" and order.link in self.world.links and order.link not in cuts,
+            "mend": order.link in cuts,
             "kill-store": stored and self.world.service_state == "up",
             "revive-store": stored and self.world.service_state == "down",
         }.get(order.do, False)
@@ -185,8 +187,11 @@ class LiveServer:
 
 
 def _busy(order: Order) -> str:
-    words = {"build": "building {}", "revive": "starting {}", "kill-store": "killing the store"}
-    return words.get(order.do, order.do.replace("-", " the ") + " {}").format(order.what).strip()
+    words = {
+        "build": "building {}", "kill": "killing {}", "revive": "starting {}", "kill-store": "killing the store",
+        "revive-store": "starting the store", "cut": "cutting a link of {}", "mend": "mending a link of {}",
+    }  # fmt: skip
+    return words[order.do].format(order.what)
 
 
 def _event(kind: str, content: Any) -> bytes:

@@ -19,12 +19,15 @@ from coatcheck.lab.shoppers import SESSION_COOKIE, SESSION_ID_CHARACTERS, Answer
 PEOPLE = ("you", "Ada", "Ben", "Cleo", "Dan", "Eve")
 GOODS = ("hat", "scarf", "boots")
 
-_PATIENCE = 3.0  # seconds
+_PATIENCE = 6.0  # seconds; longer than a web server waits for those that it no longer hears
 _LOOK_AGAIN = 0.6  # seconds between looks at where sessions are
 _RESTS = (0.7, 1.5)  # seconds between two requests of one person, at least and at most
 _GIVES_UP = 4  # wrong carts in a row, after which a person begins anew
 
-State = Literal["up", "down", "cut", "starting"]
+_TROUBLES = {200: "", 0: "no answer", 503: "asked to come again (503)"}
+
+State = Literal["up", "down"]
+Link = Literal["balancer", "store", "peers"]
 Tell = Callable[[str, Any], None]
 
 
@@ -36,9 +39,11 @@ class Person:
         self.name = name
         self.cookies = CookieJar()
         self.expected: dict[str, int] = {}
+        self.unsure: dict[str, int] = {}  # what was put in and not acknowledged: it may be there or not
         self.seen: dict[str, int] | None = None
         self.right: bool | None = None
         self.server = ""
+        self.trouble = ""
         self.wrong_in_a_row = 0
         self.turn = asyncio.Lock()
 
@@ -51,13 +56,24 @@ class Person:
     def begin_anew(self) -> None:
         """Forget everything, cookies too."""
         self.cookies = CookieJar()
-        self.expected, self.seen, self.right, self.wrong_in_a_row = {}, None, None, 0
+        self.expected, self.unsure, self.seen, self.right, self.wrong_in_a_row = {}, {}, None, None, 0
+        self.trouble = ""
+
+    def judge(self, seen: dict[str, int]) -> bool:
+        """Whether this is what was put in. What was unsure is sure once it was seen."""
+        names = {*self.expected, *self.unsure, *seen}
+        more = {name: seen.get(name, 0) - self.expected.get(name, 0) for name in names}
+        if not all(0 <= count <= self.unsure.get(name, 0) for name, count in more.items()):
+            return False
+        self.expected = seen
+        self.unsure = {name: count - more[name] for name, count in self.unsure.items() if count > more[name]}
+        return True
 
     def shown(self) -> dict[str, Any]:
         """For the page."""
         return {
-            "name": self.name, "expected": self.expected, "seen": self.seen, "right": self.right, "server": self.server,
-            "session": self.session,
+            "name": self.name, "expected": self.expected, "unsure": self.unsure, "seen": self.seen, "right": self.right,
+            "server": self.server, "session": self.session, "trouble": self.trouble,
         }  # fmt: skip
 
 
@@ -79,6 +95,8 @@ class World:
         self.servers: dict[str, State] = {}
         self.service: str | None = None
         self.service_state: State = "up"
+        self.links: list[Link] = []
+        self.cuts: dict[str, list[Link]] = {}
         self.coats: dict[str, list[str]] = {}
         self.busy = "building"
         self.paused = False
@@ -89,9 +107,10 @@ class World:
 
     def built(self, what: dict[str, Any], port: int, ports: dict[str, int]) -> None:
         """Another architecture is there. Everybody begins anew."""
-        self.architecture, self.title, self.sticky, self.service = (
-            what[name] for name in ("architecture", "title", "sticky", "service")
+        self.architecture, self.title, self.sticky, self.service, self.links = (
+            what[name] for name in ("architecture", "title", "sticky", "service", "links")
         )
+        self.cuts = {}
         self._port, self._ports = port, ports
         self.servers = dict.fromkeys(ports, "up")
         self.service_state = "up"
@@ -120,6 +139,8 @@ class World:
             "servers": self.servers,
             "service": self.service,
             "serviceState": self.service_state,
+            "links": self.links,
+            "cuts": self.cuts,
             "coats": self.coats,
             "people": [person.shown() for person in self.people],
             "busy": self.busy,
@@ -137,15 +158,18 @@ class World:
     async def add(self, person: Person, item: str) -> None:
         """Put one more into the cart."""
         answer = await self._ask(person, "POST", f"/cart/{item}")
-        if answer is not None:
+        if answer is None:
+            person.unsure = {**person.unsure, item: person.unsure.get(item, 0) + 1}
+            self.changed()
+        else:
             person.expected = {**person.expected, item: person.expected.get(item, 0) + 1}
-            self._judge(person, answer, "add")
+            self._judge(person, answer)
 
     async def look(self, person: Person) -> None:
         """Look at the cart."""
         answer = await self._ask(person, "GET", "/cart")
         if answer is not None:
-            self._judge(person, answer, "look")
+            self._judge(person, answer)
 
     async def log_out(self, person: Person) -> None:
         """End the session."""
@@ -181,6 +205,10 @@ class World:
                 if status == 200 and path != "/logout":
                     answer = msgspec.json.decode(body, type=Answer)
             person.server = server or person.server
+            trouble = _TROUBLES.get(status, f"an error ({status})")
+            if trouble != person.trouble:
+                person.trouble = trouble
+                self.changed()
             self._tell(
                 "request",
                 {
@@ -190,15 +218,14 @@ class World:
             )  # fmt: skip
             return answer
 
-    def _judge(self, person: Person, answer: Answer, what: str) -> None:
+    def _judge(self, person: Person, answer: Answer) -> None:
         before = person.right
         person.seen = answer.items
-        person.right = answer.items == person.expected
+        person.right = person.judge(answer.items)
         person.wrong_in_a_row = 0 if person.right else person.wrong_in_a_row + 1
-        if person.right is not before or what == "add":
-            if person.right is False and before is not False:
-                self._tell("news", f"{person.name}: the cart is wrong. {answer.server} shows {_spoken(answer.items)}.")
-            self.changed()
+        if person.right is False and before is not False:
+            self._tell("news", f"{person.name}: the cart is wrong. {answer.server} shows {_spoken(answer.items)}.")
+        self.changed()
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -209,15 +236,17 @@ class World:
             if self.busy or not self._ports:
                 continue
             sessions = {person.session: person.name for person in self.people if person.session}
-            found: dict[str, list[str]] = {}
-            for server, state in list(self.servers.items()):
-                if state != "down":
-                    found[server] = [
-                        sessions[each] for each in await self._has(server, list(sessions)) if each in sessions
-                    ]
+            asked = [
+                server
+                for server, state in self.servers.items()
+                if state == "up" and not (self.service and "store" in self.cuts.get(server, ()))
+            ]
+            told = await asyncio.gather(*(self._has(server, list(sessions)) for server in asked))
+            found = {server: [sessions[each] for each in theirs] for server, theirs in zip(asked, told, strict=True)}
             if self.service is not None:
-                anywhere = max(found.values(), key=len, default=[]) if self.service_state == "up" else []
-                found = {"store": anywhere}
+                if self.service_state == "up" and not asked:
+                    continue  # nobody can tell; they hang where they hung
+                found = {"store": max(found.values(), key=len, default=[]) if self.service_state == "up" else []}
             if found != self.coats:
                 self.coats = found
                 self.changed()
