@@ -58,6 +58,8 @@ class Architecture:
         store_url: gives a web server its store.
         promise: what is claimed of it.
         copies: whether every web server has a copy of every session.
+        keeps: what an acknowledged change survives, as the documentation of the stores has it.
+        runs: what has to be run besides the web servers and the balancer.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Architecture:
     store_url: Callable[[Site], str]
     promise: Promise
     copies: bool = False
+    keeps: str = ""
+    runs: str = "nothing"
 
 
 def _none(_servers: int) -> float:
@@ -120,6 +124,7 @@ _ALL = (
         needs=frozenset(),
         store_url=_own_memory,
         promise=Promise(wrong_reads=_share_of_the_others, lost_sessions=_own_share),
+        keeps="as long as that server runs",
     ),
     Architecture(
         name="sticky",
@@ -129,6 +134,7 @@ _ALL = (
         needs=frozenset(),
         store_url=_own_memory,
         promise=Promise(wrong_reads=_none, lost_sessions=_own_share),
+        keeps="as long as that server runs",
     ),
     Architecture(
         name="all-to-all",
@@ -139,6 +145,7 @@ _ALL = (
         store_url=_all_to_all,
         promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
         copies=True,
+        keeps="as long as one server runs",
     ),
     Architecture(
         name="redis",
@@ -148,6 +155,8 @@ _ALL = (
         needs=frozenset({"valkey"}),
         store_url=_redis,
         promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
+        keeps="a crash; its last second only with appendfsync always",
+        runs="Redis or Valkey",
     ),
     Architecture(
         name="database",
@@ -157,6 +166,8 @@ _ALL = (
         needs=frozenset({"database"}),
         store_url=_database,
         promise=Promise(wrong_reads=_none, lost_sessions=_none, wrong_reads_in_all=_none),
+        keeps="a crash and a power cut",
+        runs="a database",
     ),
 )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from coatcheck.lab import summary
+from coatcheck.lab import advice, summary
+from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.experiments import EXPERIMENTS
 from coatcheck.lab.measures import FIGURES
 from coatcheck.lab.page import command
@@ -25,10 +26,18 @@ def _lines(results: Results) -> Iterator[str]:
         for claim in results.claims:
             yield f"{claim.number}. **{claim.title}: {claim.answer}.** {claim.text}"
             yield from (f"   - {part.answer}: {part.text} ({part.reason})" for part in claim.parts)
-    yield "\n## Which one for which case\n"
+    yield "\n## Which one for me?\n\nThe first of these that is true decides:\n"
+    yield from (f"{at}. {step.condition}: **{step.choice}**" for at, step in enumerate(advice.steps(results), start=1))
+    yield "\n## Cases, and what each choice costs\n"
     yield from _table(
-        ["your case", "choose", "because"], [[one.case, f"`{one.choice}`", one.why] for one in summary.advice(results)]
+        ["your case", "choose", "because", "the price"],
+        [[one.case, f"`{one.choice}`", one.why, one.price] for one in advice.cases(results)],
     )
+    yield "\n## Words\n"
+    yield from (f"- **{word}**: {meaning}" for word, meaning in advice.TERMS.items())
+    yield "\n## How each one works\n"
+    for outcome in results.architectures:
+        yield f"- **{outcome.architecture}** ({outcome.title}): {ARCHITECTURES[outcome.architecture].how}"
     yield "\n## What each one does and costs\n"
     yield from _table(*summary.table(results))
     warnings = summary.warnings(results)

@@ -8,7 +8,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from coatcheck.lab import charts, samples, summary
+from coatcheck.lab import advice, charts, samples, summary
 from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.claims import EVEN, Evidence, Measured
 from coatcheck.lab.experiments import EXPERIMENTS
@@ -72,17 +72,7 @@ def _body(results: Results, folder: Path) -> Iterator[str]:
             )
         yield "</div></section>"
 
-    advice = summary.advice(results)
-    if advice:
-        rows = "".join(
-            f"<tr><td>{escape(one.case)}</td><td>{_dot(one.choice)}{escape(one.choice)}</td><td>{escape(one.why)}</td></tr>"
-            for one in advice
-        )
-        yield (
-            '<section><h2>Which one for which case</h2><div class="scroll"><table class="words">'
-            '<thead><tr><th scope="col">Your case</th><th scope="col">Choose</th><th scope="col">Because</th></tr></thead>'
-            f"<tbody>{rows}</tbody></table></div></section>"
-        )
+    yield from _choosing(results)
 
     yield (
         '<section><h2>How each one works</h2><p class="soft">Three people, a balancer, three web servers. A coat is a '
@@ -113,6 +103,31 @@ def _body(results: Results, folder: Path) -> Iterator[str]:
     yield from _details(results)
     yield from _again(results)
     yield "</main><footer>Made by coatcheck lab. Every figure comes from the raw samples in the run's folder.</footer>"
+
+
+def _choosing(results: Results) -> Iterator[str]:
+    """Which one, and why: a few questions in order, then cases with what each costs."""
+    steps, cases = advice.steps(results), advice.cases(results)
+    if len(steps) > 1:
+        yield '<section><h2>Which one for me?</h2><p>The first of these that is true decides:</p><ol class="steps">'
+        yield from (
+            f"<li>{escape(step.condition)}: <strong>{_dot(step.choice)}{escape(step.choice)}</strong></li>"
+            for step in steps
+        )
+        yield "</ol></section>"
+    if cases:
+        rows = "".join(
+            f'<tr><th scope="row">{escape(one.case)}</th><td>{_dot(one.choice)}{escape(one.choice)}</td>'
+            f"<td>{escape(one.why)}</td><td>{escape(one.price)}</td></tr>"
+            for one in cases
+        )
+        yield (
+            '<section><h2>Cases, and what each choice costs</h2><div class="scroll"><table class="words"><thead><tr>'
+            '<th scope="col">Your case</th><th scope="col">Choose</th><th scope="col">Because</th>'
+            f'<th scope="col">The price</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
+        )
+    terms = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in advice.TERMS.items())
+    yield f'<section><h2>Words</h2><dl class="terms">{terms}</dl></section>'
 
 
 def _architecture(outcome: Outcome, found: Evidence) -> str:

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.claims import Evidence, Measured
 from coatcheck.lab.measures import FIGURES, TAILS, Unit, samples_needed
 from coatcheck.lab.results import Outcome, Results
 
 MISSING = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """One case, and which architecture fits it.
-
-    Attributes:
-        case: whose site it is.
-        choice: the architecture's name.
-        why: with figures of this run.
-    """
-
-    case: str
-    choice: str
-    why: str
 
 
 def evidence(results: Results) -> Evidence:
@@ -51,7 +36,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
 
     rows = [
         row("wrong carts, all servers up", [f"{outcome.figures.before_kill.share:.1%}" for outcome in outcomes]),
-        row("sessions lost when a server is killed", [_lost(outcome) for outcome in outcomes]),
+        row("sessions lost when a server is killed", [lost(outcome) for outcome in outcomes]),
         figure("sessions lost in a rolling restart", "failure", "restart", "lost_sessions"),
         figure("sessions lost when the store is killed", "failure", "store", "lost_sessions"),
         figure("no answer at all while the store is away", "failure", "store", "gap"),
@@ -68,70 +53,14 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
         figure("network per request, behind the web servers", "load", "busy", "network"),
         figure("web servers' processor time per request", "load", "busy", "web_cpu"),
         figure("store's processor time per request", "load", "busy", "store_cpu"),
+        figure("session work, median, one at a time", "work", "1-at-once", "store_p50"),
+        figure("session work, median, 64 at once", "work", "64-at-once", "store_p50"),
+        row(
+            "an acknowledged change survives (documented)", [ARCHITECTURES[one.architecture].keeps for one in outcomes]
+        ),
+        row("to be run besides the web servers", [ARCHITECTURES[one.architecture].runs for one in outcomes]),
     ]
     return heading, [each for each in rows if set(each[1:]) != {MISSING}]
-
-
-def advice(results: Results) -> list[Advice]:
-    """Which architecture fits which case, with this run's figures for it. Only of those that were measured."""
-    return list(_advice(results))
-
-
-def _advice(results: Results) -> Iterator[Advice]:
-    by_name = {outcome.architecture: outcome for outcome in results.architectures}
-    found = evidence(results)
-    if one := by_name.get("local"):
-        yield Advice(
-            "One web server, development, tests",
-            "local",
-            "Nothing to run and nothing to wait for. With a second server "
-            f"{one.figures.before_kill.share:.0%} of the carts were wrong here, so it ends with the first.",
-        )
-    if one := by_name.get("sticky"):
-        yield Advice(
-            "A few servers, and sessions that nobody misses",
-            "sticky",
-            f"Carts are right while all servers live. Each server that goes takes its users along: {_lost(one)} of the "
-            "sessions with one kill, and all of them with a deploy that restarts every server.",
-        )
-    if one := by_name.get("all-to-all"):
-        sizes = sorted(int(case[1:]) for case in found.cases("growth", "all-to-all"))
-        grown = [found.values("growth", "all-to-all", f"n{size}", "memory") for size in sizes]
-        paid = (
-            f": {spoken(grown[0], 'bytes')} per session with {sizes[0]} servers, "
-            f"{spoken(grown[-1], 'bytes')} with {sizes[-1]}"
-            if len(sizes) > 1
-            else ""
-        )
-        yield Advice(
-            "Two or three servers, and nothing beside them may run",
-            "all-to-all",
-            f"{_lost(one)} sessions lost to a kill, and no store to look after. Every server keeps every session{paid}.",
-        )
-    if one := by_name.get("database"):
-        times = [found.values("load", name, "busy", "store_p50") for name in ("database", "redis")]
-        slower = (
-            f" It takes {statistics.median(times[0]) / statistics.median(times[1]):.1f} times as long as Redis"
-            if all(times)
-            else ""
-        )
-        yield Advice(
-            "A database is there already, traffic is modest, and sessions must outlive everything",
-            "database",
-            f"Right, durable, and nothing new to run.{slower}: every page waits for it."
-            if slower
-            else "Right and durable.",
-        )
-    if one := by_name.get("redis"):
-        work = spoken(found.values("load", "redis", "busy", "store_p50"), "ms")
-        load = spoken(found.values("crowding", "redis", "", "load"), "times")
-        yield Advice(
-            "Several servers, deploys during the day, carts that matter, crowds",
-            "redis",
-            f"Any server serves anybody: {one.figures.in_all.wrong} wrong carts, {_lost(one)} sessions lost to a kill, the "
-            f"busiest server at {load} the mean in a crowd, {work} of session work per request. The store itself needs "
-            "looking after: a replica, and enough memory.",
-        )
 
 
 def warnings(results: Results) -> list[str]:
@@ -191,5 +120,6 @@ def _with_unit(value: float, unit: Unit) -> str:
     return f"{value:,.{digits}f} {unit}"
 
 
-def _lost(outcome: Outcome) -> str:
+def lost(outcome: Outcome) -> str:
+    """The share of the sessions that the kill of one web server took."""
     return "0 %" if outcome.figures.sessions.lost == 0 else f"{outcome.figures.sessions.share * 100:.1f} %"

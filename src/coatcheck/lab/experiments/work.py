@@ -18,7 +18,7 @@ def measure(trial: Trial) -> None:
     for repeat in range(1, scale.bursts + 1):
         for case, people in _PEOPLE.items():
             _burst(trial, case, "visit", people, _FEW if case == ALONE else scale.work, repeat)
-    if scale.pieces and trial.round == 1:
+    if scale.pieces and trial.round == scale.rounds:  # in the first one, a server more is waiting to join
         for kind in ("read", "change", "create"):
             _burst(trial, kind, kind, 1, _FEW)
         _burst(trial, "idle", "idle", 1, 0)
