@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +102,47 @@ EXPERIMENTS: dict[str, Callable[[Lab], bool]] = {
     "in a crowd": lambda lab: (lab.run / "redis" / "crowding-1.jsonl").exists(),
     "while architectures grow": lambda lab: any((lab.run / "growth").glob("redis-4/logs/driver.log")),
 }
+
+
+def child(lab: Lab, program: str) -> bool:
+    """Whether the lab has started this program, which it takes no note of."""
+    children = Path(f"/proc/{lab.popen.pid}/task/{lab.popen.pid}/children").read_text().split()
+    try:
+        return any(program in Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[0] for pid in children)
+    except OSError:
+        return False
+
+
+OTHER_PARTS: dict[str, tuple[str, Callable[[Lab], bool]]] = {
+    "while PostgreSQL's files are made": ("database", lambda lab: child(lab, "initdb")),
+    "while PostgreSQL starts": ("database", lambda lab: lab.started("database")),
+    "while web servers connect to it": ("database", lambda lab: lab.started("web-1")),
+    "while servers join one another": ("all-to-all", lambda lab: lab.started("web-3")),
+}
+
+
+@pytest.mark.parametrize("moment", OTHER_PARTS)
+def test_ctrl_c_leaves_nothing_behind_of_other_parts_either(
+    labs: Callable[..., Lab], moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database keeps its files in a temporary folder, since a run's may not be open to its user."""
+    # Not below pytest's own folder, which only its owner may enter; PostgreSQL runs as somebody else.
+    scratch = Path(tempfile.mkdtemp(prefix="lab-", dir="/var/tmp"))
+    scratch.chmod(0o755)
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    try:
+        architecture, reached = OTHER_PARTS[moment]
+        lab = labs(*SMALL, "--only", architecture)
+        lab.wait_for(lambda: reached(lab))
+        ports = {port_of(address) for address in listening(lab.processes()).values()}
+        os.killpg(lab.popen.pid, signal.SIGINT)
+        _, said = lab.end(30)
+        assert "Traceback" not in said
+        assert lab.popen.returncode == 130, said
+        assert_nothing_left(lab, ports)
+        assert list(scratch.iterdir()) == [], "a temporary folder is left"
+    finally:
+        shutil.rmtree(scratch)
 
 
 @pytest.mark.parametrize("moment", EXPERIMENTS)

@@ -25,10 +25,10 @@ _COMMAND = "import sys; from coatcheck.cli import main; sys.exit(main())"
 class Live:
     """`coatcheck lab watch`, as started from a terminal."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, first: str = "sticky") -> None:
         self._scratch = scratch
         self.popen = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, "lab", "watch", "sticky", "--no-browser"],
+            [sys.executable, "-c", _COMMAND, "lab", "watch", first, "--no-browser"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
             env=os.environ | {"TMPDIR": str(scratch)},
         )  # fmt: skip
@@ -206,6 +206,27 @@ def test_a_cart_is_lost_with_its_server_and_not_where_all_servers_share_a_store(
         assert "Traceback" not in said
         wait_until(lambda: live.processes() == [], "the end of all that it started")
         expect(page.locator("#busy")).to_have_text("The lab has stopped, or is out of reach.")
+
+
+@pytest.mark.parametrize(("first", "part"), [("database", "postgres"), ("all-to-all", "shop"), ("redis", "haproxy")])
+def test_ctrl_c_while_an_architecture_is_built_leaves_nothing_behind(tmp_path: Path, first: str, part: str) -> None:
+    live = Live(tmp_path, first)
+    wait_until(lambda: any(part in command_of(pid) for pid in live.processes()), f"the start of {part}", seconds=30)
+    os.killpg(live.popen.pid, signal.SIGINT)
+    _, said = live.popen.communicate(timeout=30)
+    assert live.popen.returncode == 130, said
+    assert "Traceback" not in said
+    wait_until(lambda: live.processes() == [], "the end of all that it started")
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(live.url, timeout=5)
+    assert list(tmp_path.iterdir()) == [], "a temporary folder is left"
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""  # gone
 
 
 def asked(url: str, headers: dict[str, str], body: bytes | None = None) -> tuple[int, str]:

@@ -165,8 +165,8 @@ def _cases(by_name: Mapping[str, Outcome], found: Evidence, results: Results) ->
             f"An API: {_REQUESTS:,} requests a second that show a token",
             "redis",
             f"{sums} Any server serves anybody, so servers can be added and taken away at any time.",
-            "More than one Redis (a cluster): each does its work on one core. `coatcheck lab plan` does the sums for your "
-            "numbers, with the network as well.",
+            "More than one Redis (a cluster): each does its work on one core. The command coatcheck lab plan does the sums "
+            "for your numbers, with the network as well.",
         )
         load = spoken(found.values("crowding", "redis", "", "load"), "times")
         yield Advice(

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from coatcheck.lab import haproxy, samples
 from coatcheck.lab.architectures import Architecture, Service, Site
 from coatcheck.lab.errors import LabError, ProcessFailed
-from coatcheck.lab.messages import Job, LoadJob, Progress, Start, head_start, line
+from coatcheck.lab.messages import Enough, Job, LoadJob, Progress, Start, head_start, line
 from coatcheck.lab.processes import LOOPBACK, STORE_VARIABLE, Process, Supervisor, bound_socket, free_port
 from coatcheck.lab.running import Running
 from coatcheck.lab.samples import Burst, BurstKind, Fault, Reading
@@ -95,6 +95,7 @@ class Bench:
     route: Route = direct
     moment: float = 0.0
     faults: list[Fault] = field(default_factory=list)
+    generators: dict[str, _Listener] = field(default_factory=dict)
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -119,6 +120,10 @@ class Bench:
         self.supervisor.wait_until(
             functools.partial(haproxy.answers, self.ports[server]), seconds=_READY_WITHIN, what=f"the start of {server}"
         )
+
+    def enough(self, after: float) -> None:
+        """Let nobody come any more who is due later than `after` seconds from now, in the drive under way."""
+        _tell(self.generators["driver"].process, Enough(at=time.monotonic() - self.moment + after))
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:
@@ -219,7 +224,7 @@ def run_generator(
     actions: Sequence[Action],
     watch: Watcher | None,
 ) -> None:
-    """Run a load generator to its end.
+    """Have a load generator do a job. It is started once for all jobs with this architecture, and waits in between.
 
     Args:
         bench: whose shop it visits.
@@ -231,9 +236,11 @@ def run_generator(
         watch: who is told how it goes.
     """
     supervisor = bench.supervisor
-    generator = supervisor.start(name, [sys.executable, "-m", module], talks=True, may_end=True)
-    assert generator.popen.stdout is not None
-    told = _Listener(generator.popen.stdout)
+    told = bench.generators.get(name)
+    if told is None:
+        told = _Listener(supervisor.start(name, [sys.executable, "-m", module], talks=True, may_end=True))
+        bench.generators[name] = told
+    generator, told.latest = told.process, None
     _tell(generator, job)
     supervisor.wait_until(
         lambda: told.latest is not None or generator.popen.poll() is not None,
@@ -244,7 +251,9 @@ def run_generator(
     _tell(generator, Start(at=start))
 
     left = sorted(actions, key=lambda action: action.at)
-    while generator.popen.poll() is None:
+    while not (told.latest or Progress()).done:
+        if generator.popen.poll() is not None and not told.done():
+            raise ProcessFailed(generator.name, f"ended with exit code {generator.popen.returncode}", generator.log)
         supervisor.check()
         elapsed = time.monotonic() - start
         if left and elapsed >= left[0].at:
@@ -255,11 +264,8 @@ def run_generator(
         if watch is not None:
             watch(max(0.0, elapsed), told.latest or Progress())
         until_next = left[0].at - (time.monotonic() - start) if left else 0.1
-        supervisor.pause(min(0.1, max(0.0, until_next)))
+        supervisor.pause(min(0.02 if elapsed > seconds else 0.1, max(0.0, until_next)))
     supervisor.check()
-    if generator.popen.returncode != 0:
-        raise ProcessFailed(generator.name, f"ended with exit code {generator.popen.returncode}", generator.log)
-    supervisor.forget(generator)
 
 
 @contextmanager
@@ -397,7 +403,7 @@ def _children(pid: int) -> list[int]:
     return []
 
 
-def _tell(generator: Process, message: LoadJob | Job | Start) -> None:
+def _tell(generator: Process, message: LoadJob | Job | Start | Enough) -> None:
     assert generator.popen.stdin is not None
     try:
         generator.popen.stdin.write(line(message))
@@ -410,11 +416,18 @@ def _tell(generator: Process, message: LoadJob | Job | Start) -> None:
 class _Listener(threading.Thread):
     """Reads what the generator says, so that it never has to wait for a reader. Ends when the generator does."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, process: Process) -> None:
         super().__init__(daemon=True)
-        self._stream = stream
+        assert process.popen.stdout is not None
+        self.process = process
+        self._stream: IO[bytes] = process.popen.stdout
         self.latest: Progress | None = None
         self.start()
+
+    def done(self) -> bool:
+        """Whether a generator that has ended was done."""
+        self.join(5)
+        return self.latest is not None and self.latest.done
 
     def run(self) -> None:
         try:

@@ -205,7 +205,8 @@ def _layout(evidence: Evidence) -> Iterator[Part]:
         ("revived", "one serialised value brings back sessions that were logged out"),
     ):
         values = evidence.values("layout", "redis-value", case, figure)
-        yield _part(text, max(values) > 0, f"{max(values):.1%}") if values else _missing(text, "redis-value")
+        count = _count(evidence, "layout", "redis-value", case, figure)
+        yield _part(text, max(values) > 0, f"{max(values):.1%} of {count}") if values else _missing(text, "redis-value")
 
 
 Parts = Callable[[Evidence], Iterator[Part]]
@@ -338,7 +339,14 @@ def _none(evidence: Evidence, experiment: str, architecture: str, case: str, fig
     values = evidence.values(experiment, architecture, case, figure)
     if not values:
         return _missing(text, architecture)
-    return _part(text, max(values) == 0, "none" if max(values) == 0 else f"{max(values):.1%}")
+    share = "none" if max(values) == 0 else f"{max(values):.1%}"
+    return _part(text, max(values) == 0, f"{share} of {_count(evidence, experiment, architecture, case, figure)}")
+
+
+def _count(evidence: Evidence, experiment: str, architecture: str, case: str, figure: str) -> str:
+    """Of how many changes or logouts a share is."""
+    counted, things = ("logouts", "logouts") if figure == "revived" else ("updates", "changes")
+    return f"{sum(evidence.values(experiment, architecture, case, counted)):,.0f} {things}"
 
 
 def _compared(text: str, more: list[float], less: list[float], words: str, *, factor: float = 1.0) -> Part:

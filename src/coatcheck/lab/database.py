@@ -63,7 +63,9 @@ def _postgresql(supervisor: Supervisor, program: Path) -> Running:
     import psycopg
 
     place = postgresql.new_folder()
-    program = postgresql.initialise(program, place)
+
+    def tidy() -> None:
+        shutil.rmtree(place, ignore_errors=True)
 
     def url(port: int) -> str:
         return f"postgresql://{postgresql.USER}@{LOOPBACK}:{port}/postgres"
@@ -77,30 +79,33 @@ def _postgresql(supervisor: Supervisor, program: Path) -> Running:
         return None if row is None else row[0]
 
     def on(port: int) -> int:
-        process = supervisor.start("database", postgresql.command(program, place, port), user=postgresql.unprivileged())
-        try:
+        supervisor.serve(
+            "database",
+            postgresql.command(program, place, port),
             # Its folder proves that it is ours that answers, and not somebody who took the port first.
-            supervisor.wait_until(
-                lambda: asked(port, "SHOW data_directory") == str(place / "data"),
-                seconds=_PATIENCE,
-                what="the start of PostgreSQL",
-            )
-        except BaseException:
-            supervisor.forget(process)
-            raise
+            lambda _process: asked(port, "SHOW data_directory") == str(place / "data"),
+            seconds=_PATIENCE,
+            what="PostgreSQL",
+            user=postgresql.unprivileged(),
+        )
         return port
 
     def again() -> Process:
         on(port)
         return supervisor.named("database")
 
-    port = on_free_port(on)
+    try:
+        program = postgresql.initialise(program, place)
+        port = on_free_port(on)
+    except BaseException:
+        tidy()
+        raise
     return Running(
         url=url(port),
         process=supervisor.named("database"),
         kept_bytes=lambda: int(asked(port, "SELECT pg_database_size(current_database())") or 0),
         again=again,
-        tidy=lambda: shutil.rmtree(place, ignore_errors=True),
+        tidy=tidy,
     )
 
 
@@ -113,7 +118,7 @@ def _mariadb(supervisor: Supervisor, program: Path, folder: Path) -> Running:
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", *user]
     install.append("--auth-root-authentication-method=normal")
     try:
-        done = subprocess.run(install, capture_output=True, check=False)
+        done = subprocess.run(install, capture_output=True, check=False, start_new_session=True)
     except OSError as missing:
         raise LabError(f"mariadb-install-db cannot be run: {missing.strerror}") from None
     if done.returncode:
@@ -136,16 +141,13 @@ def _mariadb(supervisor: Supervisor, program: Path, folder: Path) -> Running:
         command = [str(program), "--no-defaults", f"--datadir={data}", f"--port={port}", f"--bind-address={LOOPBACK}"]
         # No socket in the folder of the run: its path may be too long for one.
         command += [f"--init-file={folder.resolve() / 'begin.sql'}", "--socket=", "--skip-name-resolve", *user]
-        process = supervisor.start("database", command)
-        try:
-            supervisor.wait_until(
-                lambda: str(asked(port, "SELECT @@datadir")).rstrip("/") == str(data),
-                seconds=_PATIENCE,
-                what="the start of MariaDB",
-            )
-        except BaseException:
-            supervisor.forget(process)
-            raise
+        supervisor.serve(
+            "database",
+            command,
+            lambda _process: str(asked(port, "SELECT @@datadir")).rstrip("/") == str(data),
+            seconds=_PATIENCE,
+            what="MariaDB",
+        )
         return port
 
     def again() -> Process:

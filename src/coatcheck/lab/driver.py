@@ -1,22 +1,25 @@
 """The load generator of the experiments, in a process of its own: arrivals that wait for nobody, and races.
 
-Started as `python -m coatcheck.lab.driver`. It is told a `LoadJob` and then when to begin, one JSON object per line, and
-appends what it met to a file of samples. `coatcheck.lab.shoppers` is its sister for the experiment with the carts.
+Started as `python -m coatcheck.lab.driver`. It is told a `LoadJob` and then when to begin, one JSON object per line, appends
+what it met to a file of samples, and waits for the next job. `coatcheck.lab.shoppers` is its sister for the experiment
+with the carts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 import msgspec
 
 from coatcheck.lab.content import content
-from coatcheck.lab.messages import SETTLE, WARM_UP_RATE, LoadJob, Progress, Start, line
+from coatcheck.lab.messages import SETTLE, WARM_UP_RATE, Enough, LoadJob, Progress, Start, line
 from coatcheck.lab.meter import HEADER
 from coatcheck.lab.processes import LOOPBACK
 from coatcheck.lab.samples import Finished, Logout, Race, Sample, append
@@ -124,10 +127,24 @@ class Driver:
         self._file = Path(job.file)
         self._samples: list[Sample] = []
         self._count = self._errors = 0
+        self._last = math.inf
 
-    async def run(self, start: float) -> None:
-        """Let everybody begin, then do what the job says from `start` on, by `time.monotonic()`."""
+    async def run(self, start: float, orders: IO[bytes] | None = None) -> None:
+        """Let everybody begin, then do what the job says from `start` on, by `time.monotonic()`.
+
+        Args:
+            start: when the first one is due.
+            orders: where `Enough` may be said meanwhile.
+        """
         job = self._job
+
+        def hear() -> None:
+            assert orders is not None
+            if said := orders.readline():
+                self._last = msgspec.json.decode(said, type=Enough).at
+
+        if orders is not None:
+            asyncio.get_running_loop().add_reader(orders.fileno(), hear)
         async with aiohttp.ClientSession(
             f"http://{LOOPBACK}:{job.port}",
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
@@ -174,6 +191,8 @@ class Driver:
         """Send everybody on their way when they are due. Without `dice`, they begin their sessions."""
         under_way: set[asyncio.Task[None]] = set()
         for number, (scheduled, user) in enumerate(arrivals):
+            if scheduled > self._last:
+                break
             early = start + scheduled - time.monotonic()
             if early > 0:
                 await asyncio.sleep(early)
@@ -209,12 +228,13 @@ def _say(progress: Progress) -> None:
 
 
 def main() -> None:
-    """Do one job."""
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=LoadJob)
-    driver = Driver(job)
-    _say(Progress())
-    start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
-    asyncio.run(driver.run(start.at))
+    """Do one job after the other, as long as there are any."""
+    while said := sys.stdin.buffer.readline():
+        driver = Driver(msgspec.json.decode(said, type=LoadJob))
+        _say(Progress())
+        start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
+        asyncio.run(driver.run(start.at, sys.stdin.buffer))
+        _say(Progress(done=True))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Literal
 
 from coatcheck.lab.architectures import Balancing
 from coatcheck.lab.errors import LabError
-from coatcheck.lab.processes import LOOPBACK, Process, Supervisor, on_free_port
+from coatcheck.lab.processes import LOOPBACK, Supervisor, on_free_port
 
 COOKIE = "SRV"
 HEALTH_PATH = "/healthz"
@@ -146,19 +146,11 @@ def start(
         file = folder / "haproxy.cfg"
         file.write_text(configuration(port, servers, balancing, admin, waiting))
         # -db: stay in the foreground, so that the process started is the one to stop.
-        process = supervisor.start("haproxy", [str(program), "-db", "-f", str(file.resolve())])
-        _wait(supervisor, process, port)
+        command = [str(program), "-db", "-f", str(file.resolve())]
+        supervisor.serve("haproxy", command, lambda _process: answers(port), seconds=15, what="HAProxy")
         return port
 
     return on_free_port(on)
-
-
-def _wait(supervisor: Supervisor, process: Process, port: int) -> None:
-    try:
-        supervisor.wait_until(lambda: answers(port), seconds=15, what="the start of HAProxy")
-    except BaseException:
-        supervisor.forget(process)
-        raise
 
 
 def answers(port: int) -> bool:

@@ -37,7 +37,11 @@ def _lines(results: Results) -> Iterator[str]:
     yield from (f"- **{word}**: {meaning}" for word, meaning in advice.TERMS.items())
     yield "\n## How each one works\n"
     for outcome in results.architectures:
-        yield f"- **{outcome.architecture}** ({outcome.title}): {ARCHITECTURES[outcome.architecture].how}"
+        one = ARCHITECTURES[outcome.architecture]
+        yield (
+            f"- **{one.name}** ({one.title}): {one.how} What was acknowledged survives {one.keeps}. To be run besides the "
+            f"web servers: {one.runs}."
+        )
     yield "\n## What each one does and costs\n"
     yield from _table(*summary.table(results))
     warnings = summary.warnings(results)

@@ -1,7 +1,8 @@
 """What the lab and its load generator say to each other, one JSON object per line.
 
 The lab writes a `Job` to the generator's standard input. The generator answers with a first `Progress` when it is
-ready, is told when to `Start`, and then reports its progress several times a second on its standard output.
+ready, is told when to `Start`, and then reports its progress on its standard output, at last that it is `done`. Meanwhile it
+may be told that it is `Enough`.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class Enough(msgspec.Struct, frozen=True, kw_only=True):
+    """Nobody is to come any more who is due later than this: seconds after the start."""
+
+    at: float
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the generator is. For the display only: figures come from the history.
 
@@ -81,8 +88,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         reads: reads answered.
         wrong: those of them that showed a wrong cart, in the shoppers' own view.
         errors: operations that failed.
+        done: whether the job is done, and all that it met is written down.
     """
 
+    done: bool = False
     completed: int = 0
     reads: int = 0
     wrong: int = 0

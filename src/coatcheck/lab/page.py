@@ -58,7 +58,12 @@ def _body(results: Results, folder: Path) -> Iterator[str]:
         f"{escape(machine.python)}, {escape(machine.system)}.</p></header><main>"
     )
     if results.claims:
-        yield '<section aria-labelledby="verdicts"><h2 id="verdicts">Six claims, put to the test</h2><div class="grid">'
+        yield (
+            '<section aria-labelledby="verdicts"><h2 id="verdicts">Six claims, put to the test</h2>'
+            '<p class="soft">Each is made of parts that could have been refuted. Brackets say between which figures the '
+            "repeats lay. Which one to choose, and what the words mean, stands below.</p>"
+            '<div class="grid">'
+        )
         for claim in results.claims:
             parts = "".join(
                 f'<li class="{_CLASS[part.answer]}"><span>{escape(_sentence(part.text))}</span>'
@@ -152,7 +157,8 @@ def _architecture(outcome: Outcome, found: Evidence) -> str:
     return (
         f'<article class="card"><h3>{_dot(outcome.architecture)}{escape(outcome.architecture)}: '
         f"{escape(architecture.title)}</h3>{picture}<p>{escape(architecture.how)}</p>"
-        f'<p class="soft">{escape("; ".join(words))}.</p></article>'
+        f'<p class="soft">{escape("; ".join(words))}. What was acknowledged survives {escape(architecture.keeps)}. '
+        f"To be run besides the web servers: {escape(architecture.runs)}.</p></article>"
     )
 
 
@@ -312,6 +318,8 @@ def command(results: Results) -> str:
         words.append("--quick")
     words += [f"--only {','.join(settings.only)}", f"--scenario {settings.scenario}", f"--servers {settings.servers}"]
     words += [f"--shoppers {settings.shoppers}", f"--rate {settings.rate:g}", f"--seconds {settings.seconds:g}"]
+    if settings.load_seconds is not None:
+        words.append(f"--load-seconds {settings.load_seconds:g}")
     return " ".join([*words, f"--seed {settings.seed}"])
 
 

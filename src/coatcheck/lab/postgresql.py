@@ -44,9 +44,11 @@ def initialise(program: Path, folder: Path) -> Path:
     who = str(os.getpid()) if user is None else f"{os.getpid()}:{user}"
     command = [str(program.with_name("initdb")), "-D", str(folder / "data"), "-U", USER]
     command += ["--auth=trust", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C"]
+    # A session of its own, as for all parts: Ctrl-C goes to the lab alone, which then stops in order.
     done = subprocess.run(
-        [sys.executable, "-I", "-S", tether.__file__, who, *command], capture_output=True, check=False, cwd=folder
-    )
+        [sys.executable, "-I", "-S", tether.__file__, who, *command],
+        capture_output=True, check=False, cwd=folder, start_new_session=True,
+    )  # fmt: skip
     if done.returncode:
         raise LabError(f"PostgreSQL's initdb failed: {done.stderr.decode(errors='replace').strip()}")
     return program

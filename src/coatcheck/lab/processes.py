@@ -136,6 +136,34 @@ class Supervisor:
         self._record(ProcessRecord(name=name, pid=popen.pid, event="started", command=tuple(command)))
         return process
 
+    def serve(
+        self,
+        name: str,
+        command: Sequence[str],
+        answers: Callable[[Process], bool],
+        *,
+        seconds: float,
+        what: str,
+        user: int | None = None,
+    ) -> Process:
+        """Start a server and wait until it answers; if it does not, it is stopped and forgotten.
+
+        Args:
+            name, command, user: see `start`.
+            answers: whether it does, and is no other one that took its port first.
+            seconds: how long it may take.
+            what: who that is, for messages.
+
+        Raises what `wait_until` does.
+        """
+        process = self.start(name, command, user=user)
+        try:
+            self.wait_until(lambda: answers(process), seconds=seconds, what=f"the start of {what}")
+        except BaseException:
+            self.forget(process)
+            raise
+        return process
+
     def check(self) -> None:
         """Raise `ProcessFailed` if a process has ended that should not, and `Interrupted` if the lab is to stop."""
         self._stop.check()

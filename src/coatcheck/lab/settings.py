@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         scenario: what people do: the name of a shipped scenario, or the path of a file.
         quick: whether the timed experiments are short.
         experiments: whether there are any besides that with the carts.
+        load_seconds: how long people keep coming in each measurement of load; `None` for what the scale says.
     """
 
     only: tuple[str, ...] = tuple(ARCHITECTURES)
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     scenario: str = DEFAULT_SCENARIO
     quick: bool = False
     experiments: bool = True
+    load_seconds: float | None = None
 
     @property
     def described(self) -> Scenario:
@@ -74,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """How much is measured in the timed experiments: the busy rate is the scenario's, within what one machine can do."""
         scale, rate = QUICK if self.quick else STANDARD, min(self.described.rate, _MOST_BUSY)
         faults = bool({"rolling-restart", "kill-store"} & set(self.described.faults))
+        if self.load_seconds is not None:
+            scale = replace(scale, load_seconds=self.load_seconds)
         return replace(scale, busy_rate=rate, calm_rate=rate / 5, failure=scale.failure and faults)
 
     @property
@@ -109,6 +113,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("--shoppers", self.shoppers, _LEAST_SHOPPERS, _MOST_SHOPPERS, "fewer say little about shares")
         _in_range("--rate", self.rate, 1, _MOST_RATE, "arrivals per second")
         _in_range("--seconds", self.seconds, 1, _MOST_SECONDS, "per architecture")
+        if self.load_seconds is not None:
+            _in_range("--load-seconds", self.load_seconds, 1, _MOST_SECONDS, "per measurement of load")
         _ = self.described
         needed = visits_needed(self.servers, KILL_SHARE)
         if self.plan.count < needed * self.shoppers:

@@ -243,6 +243,7 @@ def main() -> None:
     _say(Progress())
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
     asyncio.run(generator.run(start.at))
+    _say(Progress(done=True))
 
 
 if __name__ == "__main__":

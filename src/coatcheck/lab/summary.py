@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.claims import Evidence, Measured
 from coatcheck.lab.measures import FIGURES, TAILS, Unit, samples_needed
 from coatcheck.lab.results import Outcome, Results
@@ -55,10 +54,6 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
         figure("store's processor time per request", "load", "busy", "store_cpu"),
         figure("session work, median, one at a time", "work", "1-at-once", "store_p50"),
         figure("session work, median, 64 at once", "work", "64-at-once", "store_p50"),
-        row(
-            "an acknowledged change survives (documented)", [ARCHITECTURES[one.architecture].keeps for one in outcomes]
-        ),
-        row("to be run besides the web servers", [ARCHITECTURES[one.architecture].runs for one in outcomes]),
     ]
     return heading, [each for each in rows if set(each[1:]) != {MISSING}]
 
@@ -116,7 +111,7 @@ def _with_unit(value: float, unit: Unit) -> str:
         return f"{value:,.0f} µs"
     if unit == "per second":
         return f"{value:,.0f} /s"
-    digits = 2 if value < 10 else 1 if value < 100 else 0
+    digits = 3 if 0 < value < 0.1 else 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{digits}f} {unit}"
 
 

@@ -31,7 +31,7 @@ def start_again(supervisor: Supervisor, program: Path, folder: Path, url: str) -
 def _start(supervisor: Supervisor, program: Path, folder: Path, url: str) -> Process:
     data = folder / "valkey"
     data.mkdir(exist_ok=True)
-    process = supervisor.start(
+    return supervisor.serve(
         "valkey",
         [
             str(program),
@@ -42,14 +42,11 @@ def _start(supervisor: Supervisor, program: Path, folder: Path, url: str) -> Pro
             *("--daemonize", "no"),
             *("--dir", str(data.resolve())),
         ],
-    )
-    try:
         # Its process id proves that it is ours that answers, and not somebody who took the port first.
-        supervisor.wait_until(lambda: _process_id(url) == process.popen.pid, seconds=15, what="the start of Valkey")
-    except BaseException:
-        supervisor.forget(process)
-        raise
-    return process
+        lambda process: _process_id(url) == process.popen.pid,
+        seconds=15,
+        what="Valkey",
+    )
 
 
 def used_memory(url: str) -> int:
