@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -52,12 +53,49 @@ def test_every_figure_is_made_anew_from_the_folder(run: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["experiments"] == json.loads(kept)["experiments"]
 
 
+@pytest.mark.parametrize(
+    ("word", "other", "complaint"),
+    [
+        (b'"load"', b'"lode"', "is about 'lode' with 'redis', which nobody knows here"),
+        (b'"redis"', b'"ready"', "is about 'load' with 'ready', which nobody knows here"),
+        (b'"began"', b'"begun"', "cannot be read"),
+    ],
+)
+def test_samples_that_nobody_knows_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: bytes, other: bytes, complaint: str
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "a run")
+    file = copy / "redis" / "load-1-busy.jsonl"
+    file.write_bytes(file.read_bytes().replace(word, other, 1))
+    assert main(["lab", "report", str(copy)]) == 3
+    assert complaint in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_report_without_some_of_the_samples_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "a run")
+    shutil.rmtree(copy / "growth")
+    assert main(["lab", "report", str(copy)]) == 3
+    assert "growth-1-n1.jsonl is missing, and 1 more" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_may_lie_below_a_folder_with_a_space_in_its_name(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "a run")
+    assert main(["lab", "report", str(copy)]) == 0
+    assert f"    coatcheck lab report '{copy}'\n" in (copy / "report.md").read_text("utf-8")
+
+
 def test_a_run_compared_with_itself_is_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "compare", str(run), str(run)]) == 0
     said = capsys.readouterr().out
     assert "6. A hash per session fits the data" in said
     assert "differs" not in said
     assert "0 of " in said
+    assert main(["lab", "compare", str(run), str(run), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["figures"] == []
+    assert ["6. A hash per session fits the data", "holds", "holds"] in told["verdicts"]
 
 
 def test_runs_that_differ_are_told_apart(run: Path) -> None:
@@ -99,6 +137,9 @@ def test_the_report_in_markdown_says_what_the_page_says(run: Path) -> None:
     assert "6. **A hash per session fits the data: holds.**" in text
     assert "| sessions lost when a server is killed | 0 % |" in text
     assert "coatcheck lab --quick --only redis --scenario shop --servers 3" in text
+    assert "5. In all other cases" not in text
+    assert "| An API: 200,000 requests a second that show a token | `redis` |" in text
+    assert "- **session work**: " in text
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -188,7 +188,7 @@ def report(
 
 
 @app.command
-def compare(first: Path, second: Path, /) -> int:
+def compare(first: Path, second: Path, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> int:
     """Put two kept runs side by side: verdicts, and the figures that differ by more than their spread.
 
     All figures are made anew from the samples. The exit code is 0 if both runs
@@ -200,15 +200,23 @@ def compare(first: Path, second: Path, /) -> int:
         The folder of a run.
     second
         The folder of another.
+    json
+        Print JSON and nothing else to standard output.
     """
+    import msgspec
+
     from coatcheck.lab import comparing, results
 
     try:
         found = comparing.compare(results.recompute(first), results.recompute(second))
     except LabError as failure:
         return _explain(failure)
-    console = Console(highlight=False)
-    comparing.show(found, Console(highlight=False, width=120) if not console.is_terminal else console)
+    if json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        sys.stdout.flush()
+    else:
+        console = Console(highlight=False)
+        comparing.show(found, Console(highlight=False, width=120) if not console.is_terminal else console)
     return EXIT_OK if found.same_verdicts else EXIT_CLAIM_NOT_SHOWN
 
 

@@ -8,7 +8,7 @@ from coatcheck.lab import advice, summary
 from coatcheck.lab.architectures import ARCHITECTURES
 from coatcheck.lab.experiments import EXPERIMENTS
 from coatcheck.lab.measures import FIGURES
-from coatcheck.lab.page import command
+from coatcheck.lab.page import again
 from coatcheck.lab.results import Results
 
 
@@ -63,7 +63,8 @@ def _lines(results: Results) -> Iterator[str]:
             ]
             yield ""
             yield from _table([case, *(one.architecture for one in measured)], rows)
-    yield f"\n## Do it again\n\n    coatcheck lab report {results.folder}\n    {command(results)}"
+    yield "\n## Do it again\n"
+    yield from (f"    {line}" for line in again(results).splitlines())
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

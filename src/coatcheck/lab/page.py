@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 
 from coatcheck.lab import advice, charts, samples, summary
 from coatcheck.lab.architectures import ARCHITECTURES
@@ -305,18 +306,27 @@ def _again(results: Results) -> Iterator[str]:
     versions = {**results.machine.packages, **results.machine.programs}
     yield (
         "<section><h2>Do it again</h2><p>All figures anew from the raw samples of this run, and the whole run anew:</p>"
-        f"<pre><code>coatcheck lab report {escape(results.folder)}\n{escape(command(results))}</code></pre>"
+        f"<pre><code>{escape(again(results))}</code></pre>"
         f'<p class="soft">{escape("; ".join(f"{name}: {said}" for name, said in versions.items()))}</p></section>'
     )
 
 
-def command(results: Results) -> str:
+def again(results: Results) -> str:
+    """What makes the report anew, and the run, line by line."""
+    return f"coatcheck lab report {quote(results.folder)}\n{_command(results)}"
+
+
+def _command(results: Results) -> str:
     """What was typed, or means the same."""
     settings = results.settings
     words = ["coatcheck lab"]
     if settings.quick:
         words.append("--quick")
-    words += [f"--only {','.join(settings.only)}", f"--scenario {settings.scenario}", f"--servers {settings.servers}"]
+    words += [
+        f"--only {','.join(settings.only)}",
+        f"--scenario {quote(settings.scenario)}",
+        f"--servers {settings.servers}",
+    ]
     words += [f"--shoppers {settings.shoppers}", f"--rate {settings.rate:g}", f"--seconds {settings.seconds:g}"]
     if settings.load_seconds is not None:
         words.append(f"--load-seconds {settings.load_seconds:g}")

@@ -151,13 +151,17 @@ def outcome(architecture: Architecture, folder: Path) -> Outcome:
 def measured(folder: Path) -> list[Measured]:
     """The figures of all files of samples below a run's `folder`. Raises `HistoryFault` for one that is damaged."""
     found: dict[tuple[str, str, str], list[tuple[int, str, list[samples.Entry]]]] = {}
+    names = [*ARCHITECTURES, BASELINE.name]
     for file in sorted(folder.rglob("*-*.jsonl")):
         entries = samples.read(file)
         began = samples.began(entries)
+        if began.experiment not in EXPERIMENTS or began.architecture not in names:
+            raise HistoryFault(
+                f"{file} is about {began.experiment!r} with {began.architecture!r}, which nobody knows here"
+            )
         case = file.stem.removeprefix(f"{began.experiment}-{began.round}").removeprefix("-")
         key = (began.experiment, began.architecture, case)
         found.setdefault(key, []).append((began.round, str(file.relative_to(folder)), entries))
-    names = [*ARCHITECTURES, BASELINE.name]
     ordered = sorted(found, key=lambda key: (list(EXPERIMENTS).index(key[0]), _natural(key[2]), names.index(key[1])))
     made = []
     for key in ordered:
@@ -257,6 +261,11 @@ def recompute(folder: Path) -> Results:
     unknown = [one.architecture for one in kept.architectures if one.architecture not in ARCHITECTURES]
     if unknown:
         raise LabError(f"{folder / FILE} is about {unknown[0]!r}, which this coatcheck does not know.")
+    gone = [file for one in kept.experiments for file in one.files if not (folder / file).exists()]
+    if gone:
+        raise HistoryFault(
+            f"{folder / gone[0]} is missing, and {len(gone) - 1} more: a report without them would say less"
+        )
     outcomes = [outcome(ARCHITECTURES[one.architecture], folder) for one in kept.architectures]
     return collect(
         folder,
