@@ -26,8 +26,8 @@ HELD = ((1000.0, 1500.0), (4000.0, 5000.0), (50_000.0, 51_000.0))
 def constants(*, copies: bool = False, shared: bool = False) -> Constants:
     return Constants(
         held=HELD, read=300, change=400, create=100, idle=50, idle_cpu=1e-3, web_cpu=500e-6, store_cpu=100e-6,
-        change_web_cpu=200e-6, change_store_cpu=50e-6, peer_cpu=30e-6, write_share=0.2, servers=3, copies=copies,
-        shared=shared,
+        crowd_store_cpu=20e-6, change_web_cpu=200e-6, change_store_cpu=50e-6, peer_cpu=30e-6, write_share=0.2, servers=3,
+        copies=copies, shared=shared,
     )  # fmt: skip
 
 
@@ -69,6 +69,10 @@ def test_a_request_takes_what_it_took_and_more_where_more_of_them_change_somethi
     )
 
 
+def test_a_store_to_which_many_come_at_once_takes_less_of_its_processor_for_each() -> None:
+    assert constants(shared=True).crowd_store_time(LARGE) == pytest.approx(200e3 * 20e-6)
+
+
 def test_every_server_more_takes_in_every_change_all_to_all() -> None:
     told = 0.2 * (40 - 3) * 30e-6
     assert constants(copies=True).web_time(LARGE) == pytest.approx(200e3 * (500e-6 + told) + 40 * 39 * 1e-3)
@@ -88,7 +92,8 @@ def a_run(folder: Path, *, memory_of_4kb: float = 4666.67, growth_network: float
         ("size", "4kB"): {"memory": memory_of_4kb}, ("size", "10kB"): {"memory": 11_000.0},
         ("size", "50kB"): {"memory": 50_500.0},
         ("work", "read"): {"network": 1300.0}, ("work", "change"): {"network": 400.0, "web_cpu": 80.0, "store_cpu": 40.0},
-        ("work", "create"): {"network": 1200.0}, ("work", "idle"): {"idle_cpu": 0.0},
+        ("work", "create"): {"network": 1200.0}, ("work", "64-at-once"): {"store_cpu": 10.0},
+        ("work", "idle"): {"idle_cpu": 0.0},
         ("growth", "n8"): traffic | {"network": growth_network, "memory": 1500.0, "web_cpu": 1400.0, "store_cpu": 200.0},
     }  # fmt: skip
     measured = [
@@ -117,7 +122,8 @@ def test_the_plan_shows_formulas_constants_and_bands(tmp_path: Path) -> None:
         show(LARGE, plan(LARGE, found), found, console)
     said = " ".join(capture.get().split())
     for words in (
-        "±50%", "held(session)", "a session of 1.0 kB takes 1,500 B, 10.0 kB takes 11,000 B, 50.0 kB takes 50,500 B",
+        "±50%", "held(session)", "3.3 to 33.3",
+        "a session of 1.0 kB takes 1,500 B, 10.0 kB takes 11,000 B, 50.0 kB takes 50,500 B",
         "redis, processor, 8 web servers: predicted 800 µs, measured 1,600 µs, 50% off",
         "No more than 8 servers were measured",
     ):  # fmt: skip

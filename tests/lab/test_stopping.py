@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_nothing_behind(labs: Callable[..., Lab], moment: str) -> 
 
 EXPERIMENTS: dict[str, Callable[[Lab], bool]] = {
     "in a crowd": lambda lab: (lab.run / "redis" / "crowding-1.jsonl").exists(),
-    "while architectures grow": lambda lab: any((lab.run / "growth").glob("redis-4/logs/driver.log")),
+    "while architectures grow": lambda lab: any((lab.run / "growth").glob("all-to-all-4/logs/driver.log")),
 }
 
 
@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_nothing_behind_of_other_parts_either(
 
 @pytest.mark.parametrize("moment", EXPERIMENTS)
 def test_ctrl_c_leaves_nothing_behind_in_the_other_experiments(labs: Callable[..., Lab], moment: str) -> None:
-    lab = labs("--quick", "--only", "redis")
+    lab = labs("--quick", "--only", "redis,all-to-all")
     lab.wait_for(lambda: EXPERIMENTS[moment](lab), seconds=90)
     ports = {port_of(address) for address in listening(lab.processes()).values()}
     os.killpg(lab.popen.pid, signal.SIGINT)

@@ -136,10 +136,11 @@ def _cases(by_name: Mapping[str, Outcome], found: Evidence, results: Results) ->
     if one := by_name.get("redis"):
         revived = spoken(found.values("consistency", "redis", "", "revived"), "share")
         copies = figure("growth", "all-to-all", "n8", "memory") or figure("growth", "all-to-all", "n4", "memory") * 2
+        one_copy = found.values("load", "redis", "stored", "memory") or found.values("layout", "redis", "1kB", "memory")
         much = (
             f" All-to-all would keep {_SERVERS} copies: about {copies * _SERVERS / 8 / 1000:,.0f} kB instead of "
-            f"{spoken(found.values('growth', 'redis', 'n4', 'memory'), 'bytes')} for each session."
-            if copies
+            f"{spoken(one_copy, 'bytes')} for each session."
+            if copies and one_copy
             else ""
         )
         yield Advice(

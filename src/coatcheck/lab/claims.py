@@ -20,7 +20,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "load": ("database", "redis"),
     "work": ("database", "redis"),
     "size": (),
-    "growth": ("all-to-all", "redis"),
+    "growth": ("all-to-all",),
 }
 """Which architectures an experiment has to be done with so that all claims can be judged."""
 

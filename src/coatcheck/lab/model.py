@@ -31,7 +31,9 @@ FORMULAS = (
     "cores    = (requests x time + servers x idle) / 0.6          0.6: what may be planned with",
     "           time: that of a request in the measured traffic; where the share of writes differs from it, plus or minus",
     "           that of a change alone; all-to-all, plus writes x (servers - measured servers) x that of a message taken in",
-    "shards   = the larger of memory / memory per shard and cores of the store",
+    "           of the store two figures: while many come at once, so that it takes many commands in one go, and while each",
+    "           comes by itself and wakes it up",
+    "shards   = the larger of memory / memory per shard and the first figure of the store's cores",
 )
 
 
@@ -68,6 +70,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
         idle_cpu: seconds of processor time per second and web server while nobody comes; of all-to-all also per other one.
         web_cpu, store_cpu: seconds of processor time per request, of which `write_share` changed something, with `servers`
             web servers; that which is spent while nobody comes is not in it.
+        crowd_store_cpu: the store's seconds of processor time per request where 64 come at once.
         change_web_cpu, change_store_cpu: seconds of processor time for a change alone.
         peer_cpu: seconds of processor time that each other web server spends on a change.
         copies: whether every web server has a copy.
@@ -82,6 +85,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     idle_cpu: float
     web_cpu: float
     store_cpu: float
+    crowd_store_cpu: float
     change_web_cpu: float
     change_store_cpu: float
     peer_cpu: float
@@ -119,9 +123,14 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
         return servers * (servers - 1 if self.copies else 1) * self.idle_cpu
 
     def store_time(self, question: Question) -> float:
-        """The same, of the store."""
+        """The same, of the store, while each request comes by itself."""
         more = (question.write_share - self.write_share) * self.change_store_cpu
         return question.requests * max(0.0, self.store_cpu + more)
+
+    def crowd_store_time(self, question: Question) -> float:
+        """The same, while many come at once; a change then costs as much more of a request as it does otherwise."""
+        share = self.crowd_store_cpu / self.store_cpu if self.store_cpu else 0.0
+        return self.store_time(question) * share
 
 
 Quantity = Literal["memory", "network", "processor"]
@@ -155,7 +164,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         constants: what it was planned with.
         memory: bytes over the whole cluster; `per_server` those in each web server.
         network: bytes per second.
-        web_cores, store_cores: processor cores.
+        web_cores: processor cores.
+        store_cores: processor cores of the store while many come at once, and while each comes by itself.
         shards: stores beside the web servers; 0 for none.
         lost_with_a_server: sessions that the end of one web server takes with it.
         checks: the model against measured points.
@@ -169,7 +179,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     per_server: float
     network: float
     web_cores: float
-    store_cores: float
+    store_cores: tuple[float, float]
     shards: int
     lost_with_a_server: float
     checks: list[Check]
@@ -229,6 +239,7 @@ def _constants(found: Evidence, name: str, results: Results) -> Constants | None
         idle_cpu=idle_cpu / (servers * told),
         web_cpu=max(0.0, one("load", "busy", "web_cpu") / 1e6 - idle_each),
         store_cpu=one("load", "busy", "store_cpu") / 1e6,
+        crowd_store_cpu=one("work", "64-at-once", "store_cpu") / 1e6,
         change_web_cpu=one("work", "change", "web_cpu") / 1e6,
         change_store_cpu=one("work", "change", "store_cpu") / 1e6,
         peer_cpu=one("work", "change", "peer_cpu") / 1e6 if copies else 0.0,
@@ -326,7 +337,8 @@ _CHECKED = ("memory", "network", "web_cpu", "store_cpu", "begun", "metered", "sa
 
 def _answer(question: Question, name: str, constants: Constants, checks: Sequence[Check], lost: float) -> Answer:
     memory, network = constants.memory(question), constants.traffic(question)
-    web, store = (time / CORE_USE for time in (constants.web_time(question), constants.store_time(question)))
+    web = constants.web_time(question) / CORE_USE
+    store, alone = constants.crowd_store_time(question) / CORE_USE, constants.store_time(question) / CORE_USE
     shards = max(1, math.ceil(memory / question.shard_memory), math.ceil(store)) if constants.shared else 0
     errors: dict[Quantity, list[float]] = {
         quantity: [check.error for check in checks if check.quantity == quantity] for quantity in QUANTITIES
@@ -338,7 +350,7 @@ def _answer(question: Question, name: str, constants: Constants, checks: Sequenc
         per_server=0.0 if constants.shared else memory / question.servers,
         network=network,
         web_cores=web,
-        store_cores=store,
+        store_cores=(store, alone),
         shards=shards,
         lost_with_a_server=lost,
         checks=list(checks),

@@ -71,7 +71,7 @@ def show(asked: Question, answers: Sequence[Answer], results: Results, console: 
             _bytes(one.per_server),
             f"{_bytes(one.network)}/s" + (_band(one, "network") if one.network else ""),
             f"{one.web_cores:,.0f}" + _band(one, "processor"),
-            f"{one.store_cores:,.1f}",
+            "-" if not one.constants.shared else f"{one.store_cores[0]:,.1f} to {one.store_cores[1]:,.1f}",
             f"{one.shards:,}",
             f"{one.lost_with_a_server:,.0f}",
         )
@@ -117,6 +117,8 @@ def _constants(one: Answer) -> str:
         f"request ({made.write_share:.0%} of them changes, {made.servers} servers), of which a change takes "
         f"{made.change_web_cpu * 1e6:,.0f} and {made.change_store_cpu * 1e6:,.0f} µs"
     )
+    if made.shared:
+        words.append(f"{made.crowd_store_cpu * 1e6:,.0f} µs in the store where 64 come at once")
     if made.copies:
         words.append(f"{made.peer_cpu * 1e6:,.0f} µs in each server that is told of a change")
     return "; ".join(words)
@@ -124,7 +126,7 @@ def _constants(one: Answer) -> str:
 
 def _caution(asked: Question, results: Results) -> str:
     words = [
-        "The band (±) is the largest error of these checks, by quantity; that of web cores is that of store cores too."
+        "The band (±) is the largest error of these checks, by quantity; that of cores is for light traffic, as measured."
     ]
     measured = max([results.settings.servers, *results.scale.growth])
     if asked.servers > measured:

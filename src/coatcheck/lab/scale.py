@@ -25,6 +25,7 @@ class Scale:
         held_sizes: bytes of the sessions of which the memory is measured.
         held: bytes of all those sessions of one size together.
         users: people who come in a timed experiment, at most.
+        with_calm: whether latency is also measured with few users.
         with_stored: whether latency is also measured with many sessions stored.
         failure: whether the experiment with restarts is part of it.
     """
@@ -48,6 +49,7 @@ class Scale:
     held_sizes: tuple[int, ...] = (2_000, 4_000, 10_000, 50_000)
     held: int = 8_000_000
     users: int = 60
+    with_calm: bool = True
     with_stored: bool = True
     failure: bool = True
 
@@ -67,6 +69,7 @@ QUICK = Scale(
     pieces=False,
     held_sizes=(),
     users=40,
+    with_calm=False,
     with_stored=False,
     failure=False,
 )

@@ -71,9 +71,10 @@ def limits(results: Results) -> str:
     """What the machine's size means for the figures."""
     scale = results.scale
     rounds = f"{scale.rounds} rounds" if scale.rounds > 1 else "one round, so that no spread can be shown"
+    rates = f"{scale.calm_rate:g} and {scale.busy_rate:g}" if scale.with_calm else f"{scale.busy_rate:g}"
     return (
         f"Everything ran on {results.machine.cores} processor cores at once: people, balancer, web servers and store. Times "
-        f"are those of this machine under this load ({scale.calm_rate:g} and {scale.busy_rate:g} requests per second); "
+        f"are those of this machine under this load ({rates} requests per second); "
         f"compare architectures with one another, never with another machine. The timed experiments were done in {rounds}."
     )
 

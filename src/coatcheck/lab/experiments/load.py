@@ -9,7 +9,8 @@ def measure(trial: Trial) -> None:
     """Calm, busy, and busy with many sessions stored."""
     scale, bench = trial.scale, trial.bench
     bench.warm_up(8, trial.scenario.size)
-    trial.measure("load", "calm", rate=scale.calm_rate, seconds=scale.load_seconds)
+    if scale.with_calm:
+        trial.measure("load", "calm", rate=scale.calm_rate, seconds=scale.load_seconds)
     trial.measure("load", "busy", rate=scale.busy_rate, seconds=scale.load_seconds)
     if not scale.with_stored:
         return
