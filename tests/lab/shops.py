@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import uvicorn
 
@@ -45,14 +46,14 @@ def shop(store: AsyncStore) -> Iterator[int]:
         listening.close()
 
 
-def drive(job: LoadJob, kind: type[Driver] = Driver) -> list[Entry]:
+def drive(job: LoadJob, kind: type[Driver] = Driver, orders: IO[bytes] | None = None) -> list[Entry]:
     """Do a job in this process, and give what is in its file of samples."""
     began = Began(
         experiment="load", architecture="redis", servers=SERVERS, round=1, rate=job.rate, seconds=job.seconds,
         users=job.users, size=job.size, stored=0, write_share=job.write_share,
     )  # fmt: skip
     samples.append(Path(job.file), [began])
-    asyncio.run(kind(job).run(time.monotonic() + head_start(job.users)))
+    asyncio.run(kind(job).run(time.monotonic() + head_start(job.users), orders))
     return samples.read(Path(job.file))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from coatcheck.lab.display import PlainDisplay
 from coatcheck.lab.driver import Driver
 from coatcheck.lab.errors import HistoryFault
 from coatcheck.lab.measures import durations, figures, percentile, tails
-from coatcheck.lab.messages import LoadJob
+from coatcheck.lab.messages import Enough, LoadJob, head_start, line
 from coatcheck.lab.samples import Burst, Fault, Finished, Logout, Race, Sample
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.stopping import StopRequests
@@ -263,6 +265,17 @@ def test_a_generator_that_is_too_slow_is_found_out(tmp_path: Path) -> None:
         found = figures(drive(job, Slow))
     assert "late (p99)" in verdicts.generator_warnings([found])[0]
     assert found["rate"] < 80, "it did not do what was asked of it"
+
+
+def test_nobody_comes_any_more_when_it_is_enough(tmp_path: Path) -> None:
+    """A fault lasts as long as it lasts: the generator is told when it is over, and not for how long to send people."""
+    ours, theirs = os.pipe()
+    with shop(AsyncMemoryStore()) as port, os.fdopen(ours, "rb") as orders, os.fdopen(theirs, "wb") as lab:
+        job = LoadJob(port=port, file=str(tmp_path / "enough"), users=5, rate=50, seconds=600)
+        threading.Timer(head_start(5) + 0.3, lambda: os.write(lab.fileno(), line(Enough(at=1.0)))).start()
+        entries = drive(job, orders=orders)
+    due = [sample.scheduled for sample in entries if isinstance(sample, Sample)]
+    assert max(due) == pytest.approx(1.0, abs=0.021)
 
 
 def test_the_generator_keeps_its_own_time_in_a_shop_that_answers(tmp_path: Path) -> None:

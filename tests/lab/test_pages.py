@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,14 @@ def test_a_quick_run_puts_every_claim_to_the_test_as_far_as_it_goes(run: Path) -
     assert "takes 10,000 requests" in (run / "report.html").read_text("utf-8")
     visits = [entry for entry in samples.read(run / busy["files"][0]) if isinstance(entry, Sample)]
     assert busy["rounds"][0]["samples"] == sum(visit.scheduled >= 0 for visit in visits), "raw samples are kept"
+
+
+def test_one_generator_does_all_jobs_with_an_architecture(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "processes.jsonl").read_bytes().splitlines()]
+    started = Counter(line["name"] for line in lines if line["event"] == "started")
+    assert started["driver"] == 3 == started["haproxy"], "redis, and the two layouts"
+    ended = Counter(line["name"] for line in lines if line["event"] == "ended")
+    assert started == ended
 
 
 def test_every_figure_is_made_anew_from_the_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
