@@ -237,12 +237,16 @@ class _Run:
                 layout.measure_layout(self._trial(bench, 1))
 
     def _wanted(self, experiment: str, architecture: Architecture) -> bool:
-        """A quick run measures what the claims need, and nothing else; growth says nothing where nothing is shared."""
-        everything = not self._settings.quick and experiment != "growth"
-        return everything or architecture.name in claims.NEEDS.get(experiment, ())
+        """A quick run measures what the claims need, and nothing else."""
+        return not self._settings.quick or architecture.name in claims.NEEDS.get(experiment, ())
 
     def _growing(self) -> list[Architecture]:
-        return [one for one in self._settings.architectures if self._wanted("growth", one)]
+        """Growth says nothing where nothing is shared; and a database is one store, as Redis is."""
+        return [
+            one
+            for one in self._settings.architectures
+            if self._wanted("growth", one) and (one.copies or "valkey" in one.needs)
+        ]
 
     def _laid_out(self) -> list[Architecture]:
         hashed = ARCHITECTURES["redis"]
