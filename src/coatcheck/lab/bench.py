@@ -34,7 +34,7 @@ LAST_ANSWERS = 60.0  # seconds after the last arrival in which the last answers 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _OF_ALL_THREADS = 2  # Linux: the clock of the processor time of a process, by its id, see clock_getcpuclockid(3)
 _READY_WITHIN = 30.0  # seconds
-_IDLE = 1.0  # seconds
+_IDLE = 0.7  # seconds
 
 
 Route = Callable[[str, str, int], int]
@@ -174,7 +174,7 @@ class Bench:
         self._ask(self.servers[0], "POST", f"/lab/prepare?count={people}&bytes={size}")
 
     def work(self, kind: BurstKind, people: int, count: int, write_share: float) -> Burst:
-        """Have the first web server do session work and nothing else, see `Burst`. Nothing, for a second, if `idle`."""
+        """Have the first web server do session work and nothing else, see `Burst`. Nothing, for a while, if `idle`."""
         begun, waits = time.monotonic(), tuple[int, ...]()
         if kind == "idle":
             self.supervisor.pause(_IDLE)

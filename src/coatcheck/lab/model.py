@@ -66,7 +66,8 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
         held: sizes of sessions, and the bytes of memory that one copy of each takes; two at least, in order.
         read, change, create: bytes on the network for reading, changing or beginning a session, besides its content; of
             all-to-all for each other server that is told.
-        idle: bytes per second from each web server to each other one while nobody comes.
+        idle: bytes per second from each web server to each other one while nobody comes; not those of the comparison of all
+            copies every ten seconds.
         idle_cpu: seconds of processor time per second and web server while nobody comes; of all-to-all also per other one.
         web_cpu, store_cpu: seconds of processor time per request, of which `write_share` changed something, with `servers`
             web servers; that which is spent while nobody comes is not in it.
