@@ -614,7 +614,7 @@ DAMAGES = [
            (REPLICA, "return (ord(session_id[0]) * 31 + ord(session_id[1])) % BUCKETS", "return 0")),
     damage("R11 all-to-all: times travel as they stand on the clock", (f"{MERGE} hour_apart", f"{ALL_TO_ALL} their_time"),
            (REPLICA, "        return Applied(1, now), News(new.session_id, shifted(state, -now))", "        return Applied(1, now), News(new.session_id, state)"),
-           (REPLICA, "            state = shifted(item.state, now)\n", "            state = item.state\n")),
+           (REPLICA, "condensed(shifted(item.state, now))", "condensed(item.state)")),
     damage("R11 all-to-all: the wall clock decides who was later", f"{ALL_TO_ALL} decide_nothing",
            (MERGING, "        self._last = max(self._last + 1, self._clock() - self._zero)\n        return self._last, self.node",
             "        import time\n        self._last = int(time.time() * 1000)\n        return self._last, self.node")),

@@ -186,10 +186,10 @@ class OutcomeUnknown(StoreUnavailable):
 class StoreFull(StoreUnavailable):
     """The store has no room for a write. Reading and logging out still work."""
 
-    def __init__(self, store: str, problem: str) -> None:
-        super().__init__(
-            store, f"it is full ({problem}). Give it more room, or shorten the idle timeout", retry_after=30
-        )
+    def __init__(
+        self, store: str, problem: str, next_step: str = "Give it more room, or shorten the idle timeout"
+    ) -> None:
+        super().__init__(store, f"it is full ({problem}). {next_step}", retry_after=30)
 
 
 class ForeignReply(StoreError):

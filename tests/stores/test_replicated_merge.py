@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from coatcheck.errors import CoatcheckError, SessionExists, SessionGone
+from coatcheck.errors import CoatcheckError, SessionExists, SessionGone, StoreFull
 from coatcheck.record import Changes, Record, Renewal, apply, created
-from coatcheck.stores.replicated.merge import LogicalClock, State, fingerprint, join, record_of, shifted
+from coatcheck.stores.replicated.merge import LogicalClock, State, condensed, fingerprint, join, record_of, shifted
 from coatcheck.stores.replicated.replica import News, Replica
 from coatcheck.testing import a_commit, a_record
 
@@ -29,7 +29,7 @@ class Clock:
 
 
 def a_replica(node: str, clock: Clock, **but: Any) -> Replica:
-    usual: dict[str, Any] = {"max_sessions": 1000, "max_bytes": 1 << 30, "max_session": 1 << 20, "remember_ms": HOUR}
+    usual: dict[str, Any] = {"max_sessions": 1000, "max_bytes": 1 << 30, "max_message": 1 << 21, "remember_ms": HOUR}
     return Replica(store="replicated://test", node=node, clock=clock, **(usual | but))
 
 
@@ -136,6 +136,15 @@ def test_merging_is_commutative_associative_and_idempotent(steps: list[Any]) -> 
             assert join(join(one, other), other) == join(one, other)
             for third in states:
                 assert join(join(one, other), third) == join(one, join(other, third))
+
+
+@given(_steps)
+def test_a_state_from_elsewhere_is_kept_with_one_object_for_what_is_equal_in_it(steps: list[Any]) -> None:
+    for state in Three(steps).states:
+        kept = condensed(msgpack.decode(msgpack.encode(state), type=State))
+        assert kept == state
+        stamps = [cell.stamp for cell in kept.cells.values()] + [stamp for stamp, _ in kept.operations]
+        assert len({id(stamp) for stamp in stamps}) == len(set(stamps))
 
 
 @given(_steps, st.randoms(use_true_random=False))
@@ -269,6 +278,25 @@ def test_nothing_revives_a_deleted_session_while_its_deletion_is_remembered() ->
     raise AssertionError("an id was used again")
 
 
+def test_logouts_that_are_remembered_take_room_that_somebody_waits_for() -> None:
+    """Or whoever logs in and out all the time would fill the server's memory with them."""
+    clock = Clock()
+    replica = a_replica("node", clock, max_bytes=100_000)
+    made = 0
+    try:
+        while made < 1000:
+            new = a_record()
+            replica.create(new)
+            made += 1
+            assert replica.delete(new.session_id)[0], "logging out always works"
+    except StoreFull as full:
+        assert "max_bytes=100000" in str(full)
+    assert 100 < made < 300
+    clock.now += HOUR
+    replica.sweep()
+    replica.create(a_record())
+
+
 def test_a_deletion_is_forgotten_after_its_time_and_takes_no_room_then() -> None:
     clock = Clock()
     replica = a_replica("node", clock)
@@ -298,6 +326,24 @@ def test_memory_does_not_grow_with_sessions_that_come_and_go() -> None:
     clock.now += 1000
     replica.sweep()
     assert (len(replica), replica.bytes, replica._owners, replica._ends) == (0, 0, {}, [])
+
+
+def test_a_counter_does_not_grow_with_every_process_that_ever_added_to_it_once_its_user_logs_in() -> None:
+    clock = Clock()
+    new = a_record()
+    replica = a_replica("node-0", clock)
+    replica.create(new)
+    for number in range(1, 30):  # as after so many deploys
+        another = a_replica(f"node-{number}", clock)
+        another.learn(replica.news_of([new.session_id], 1 << 30)[0])
+        another.update(new.session_id, a_commit(new, increments={"hits": 1}))
+        replica = another
+    state = state_of(replica, new.session_id)
+    assert len(state.cells["hits"].adds or ()) == len(state.commits) == 29
+    login = a_commit(new, renewal=Renewal(secret_hash="x" * 44), retain=("hits",))
+    replica.update(new.session_id, login)
+    state = state_of(replica, new.session_id)
+    assert (state.cells["hits"].adds, state.cells["hits"].text, state.commits) == (None, "29", {})
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------

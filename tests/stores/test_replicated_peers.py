@@ -396,21 +396,69 @@ async def test_what_cannot_be_understood_is_discarded_and_counted(peers: list[Re
     assert common(await peers[1].read(new.session_id)) == common(await peers[0].read(new.session_id))
 
 
+async def until_logged(caplog: pytest.LogCaptureFixture, *words: str) -> None:
+    async with asyncio.timeout(15):
+        while not all(word in caplog.text for word in words):
+            await asyncio.sleep(0.02)
+
+
+async def test_servers_with_different_keys_say_why_they_do_not_get_together(
+    opened: list[ReplicatedStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = url_for(2)
+    for name in ("one", "other"):
+        ClusterKey.new().write(tmp_path / name)
+        opened.append(ReplicatedStore.from_url(f"{url}&keys={tmp_path / name}"))
+        await opened[-1].start()
+    await until_logged(caplog, *(f"{peer._cluster.me} and this server cannot prove" for peer in opened))  # type: ignore[union-attr]
+    assert not await opened[0].ready(timeout=0)
+
+
+async def test_servers_with_different_settings_are_told_which(
+    opened: list[ReplicatedStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = url_for(2)
+    opened += [ReplicatedStore.from_url(f"{url}{more}") for more in ("", "&max_message=20000&ack=none")]
+    assert all(await asyncio.gather(*(peer.ready(timeout=15) for peer in opened)))
+    await until_logged(caplog, "has max_message=20000, and this server 16777216", "has ack=none, and this server all")
+    assert "max_sessions" not in caplog.text
+
+
+async def test_two_processes_with_one_name_are_told_of_and_harm_nobody_else(
+    opened: list[ReplicatedStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    opened += await open_peers(3, "silence=2&timeout=10")
+    shared = opened[2]._cluster.me  # type: ignore[union-attr]
+    url = f"{opened[0]._target.shown}?silence=2&timeout=10&me={shared}&listen={LOOPBACK}:{free_port()}"
+    opened.append(ReplicatedStore.from_url(url))
+    await opened[3].start()
+    await until_logged(caplog, f"two processes say that they are {shared}")
+    assert not opened[3].is_ready
+    new = a_record()
+    await opened[0].create(new)
+    await opened[1].update(new.session_id, a_commit(new, increments={"n": 1}))
+    assert common(await opened[0].read(new.session_id)) == common(await opened[1].read(new.session_id))
+    await opened.pop().close()
+    await in_agreement(opened)
+
+
 # --- bounds ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_full_server_refuses_what_grows_and_still_reads_and_logs_out(opened: list[ReplicatedStore]) -> None:
-    opened += await open_peers(2, f"{PATIENT}&max_sessions=3&max_bytes=4000&max_message=20000")
+    opened += await open_peers(2, f"{PATIENT}&max_sessions=3&max_bytes=9500&max_message=24000")
     sessions = [a_record() for _ in range(3)]
     for new in sessions:
         await opened[0].create(new)
     for peer in opened:
         with pytest.raises(StoreFull, match="max_sessions=3"):
             await peer.create(a_record())
-    with pytest.raises(StoreFull, match="does not fit into a message"):
+    with pytest.raises(
+        StoreFull, match=r"max_message=24000: a session of 2 servers may have 8000 bytes.*would have 15\d{3}"
+    ):
         await opened[0].update(sessions[0].session_id, a_commit(sessions[0], sets={"x": "1" * 15_000}))
     await opened[0].update(sessions[0].session_id, a_commit(sessions[0], sets={"x": "1" * 5_000}))
-    with pytest.raises(StoreFull, match="max_bytes=4000"):
+    with pytest.raises(StoreFull, match="max_bytes=9500"):
         await opened[1].update(sessions[1].session_id, a_commit(sessions[1], sets={"x": "1"}))
     await opened[1].update(sessions[1].session_id, a_commit(sessions[1], operation=""))
     record = await opened[1].read(sessions[0].session_id)
@@ -441,6 +489,25 @@ async def test_who_takes_nothing_in_makes_commits_wait_and_is_then_gone_without_
     assert refused > 10
     peer = next(iter(opened[0]._cluster.peers.values()))  # type: ignore[union-attr]
     assert peer.in_flight < 40_000
+
+
+async def test_what_several_servers_added_to_one_session_while_they_were_apart_still_fits_into_a_message(
+    opened: list[ReplicatedStore],
+) -> None:
+    """Or nobody could take the session over any more, and no server start."""
+    opened += await open_peers(3, f"{PATIENT}&max_message=40000&compare=0.2")
+    new = a_record()
+    await opened[0].create(new)
+    for number, peer in enumerate(opened):  # nobody hears of it yet
+        _, news = peer._replica.update(new.session_id, a_commit(new, sets={f"n{number}": "1" * 9_500}))
+        assert news is not None
+    await in_agreement(opened)
+    await opened[2].close()
+    opened[2] = ReplicatedStore(opened[0]._target)
+    assert await opened[2].ready(timeout=15)
+    record = await opened[2].read(new.session_id)
+    assert record is not None
+    assert record.fields == {f"n{number}": "1" * 9_500 for number in range(3)}
 
 
 # --- set up wrongly ----------------------------------------------------------------------------------------------------

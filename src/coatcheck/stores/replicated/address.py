@@ -52,8 +52,9 @@ class Target:
             sessions from before that only one of them has.
         quorum: how many peers, this one included, must have been heard before a starting process serves; 0 (default) for
             most of them.
-        max_sessions: sessions that a process holds before it refuses new ones; default 100,000.
-        max_bytes: bytes of sessions before it refuses what makes them grow; default 1 GiB.
+        max_sessions: sessions that a process holds before it refuses new ones rather than end somebody's; default 100,000.
+        max_bytes: bytes of memory for sessions and remembered logouts before it refuses what makes them grow; default
+            1 GiB.
         max_queue: bytes on their way to one peer. With half of that, commits wait; with all of it the peer counts as
             gone, and has to catch up. Default 64 MiB.
         max_message: bytes of the largest message taken; default 16 MiB.
@@ -123,6 +124,14 @@ class Target:
         if target.source == "list":
             target.check_secrecy(target.peers)
         return target
+
+    @property
+    def shared(self) -> dict[str, int | float | str]:
+        """The settings in which all servers must be the same."""
+        return {
+            name: getattr(self, name)
+            for name in ("ack", "silence", "remember", "max_sessions", "max_bytes", "max_message")
+        }
 
     def check_secrecy(self, peers: tuple[str, ...]) -> None:
         """Plain text leaves the machine only where it was asked for by name."""

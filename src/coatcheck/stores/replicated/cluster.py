@@ -27,6 +27,7 @@ from coatcheck.stores.replicated.messages import (
     Head,
     ListBucket,
     Listed,
+    Stage,
     Tell,
     decode_body,
     decode_head,
@@ -115,7 +116,8 @@ class Peer:
         node: its name for the present start of its process; `""` if it was never heard.
         next: the number of its next message.
         heard_at: when it was heard last.
-        ready, group, waits: what it said last; see `Head`.
+        stage, group, waits: what it said last; see `Head`.
+        former: its name for the start before, and how often it was called by that again: two processes that share an address.
         synced: whether we are in step with it.
         outranks: whether we do not serve until we are.
         parted_ms: when we were in step with it last, by the sessions' clock; `None` if never, or still.
@@ -129,7 +131,9 @@ class Peer:
     node: str = ""
     next: int = 0
     heard_at: float = NEVER
-    ready: bool = False
+    former: str = ""
+    returned: int = 0
+    stage: Stage = Stage.STARTING
     group: int = 1
     waits: bool = False
     synced: bool = False
@@ -172,6 +176,7 @@ class Cluster:
         compare: seconds between comparisons.
         remember_ms: how long deletions are remembered.
         quorum: see `Target`.
+        settings: those in which all servers must be the same.
         max_queue: bytes under way to a peer at most.
         clock_ms: the sessions' clock.
         now: seconds from anywhere, on a clock that does not step.
@@ -189,6 +194,7 @@ class Cluster:
         compare: float,
         remember_ms: int,
         quorum: int,
+        settings: dict[str, int | float | str],
         max_queue: int,
         clock_ms: Callable[[], int],
         now: Callable[[], float],
@@ -206,6 +212,7 @@ class Cluster:
         self._compare = compare
         self._remember_ms = remember_ms
         self._quorum = quorum
+        self._settings = settings
         self._max_queue = max_queue
         self._clock_ms = clock_ms
         self._now = now
@@ -227,6 +234,14 @@ class Cluster:
     def serves(self) -> bool:
         """Whether sessions may be shown: everything is here, and this process has not just slept through something."""
         return self.ready and self._now() - self._ticked_at <= self._silence
+
+    @property
+    def stage(self) -> Stage:
+        """How far this process is."""
+        if self.ready:
+            return Stage.SERVING
+        anybody = any(peer.node and peer.stage == Stage.SERVING for peer in self.peers.values())
+        return Stage.JOINING if anybody else Stage.STARTING
 
     @property
     def following(self) -> int:
@@ -297,7 +312,8 @@ class Cluster:
                 self.replica.learn(body.news)
             return
         peer.heard_at = now
-        peer.ready, peer.group = head.ready, head.group
+        has_all_now = peer.stage == Stage.JOINING and head.stage == Stage.SERVING
+        peer.stage, peer.group = head.stage, head.group
         missed = head.node != peer.node or head.number != peer.next or (peer.waits and not head.waits)
         peer.next, peer.waits = head.number + 1, head.waits
         if missed:
@@ -305,7 +321,7 @@ class Cluster:
         heard_node, heard = head.heard
         self._note_heard(peer, heard if heard_node == self.replica.clock.node else -1, head.synced)
         self._act(peer, body, now)
-        if peer.walk is None and not peer.synced:
+        if (peer.walk is None and not peer.synced) or (has_all_now and not self.ready):
             self._begin_walk(peer, now)
         if not self.ready:
             self._judge_readiness(now)
@@ -318,7 +334,8 @@ class Cluster:
                     self.replica.learn_claim(claim)
                 peer.owed = True
                 self._flush_soon()
-            case Compare(digests):
+            case Compare(digests, settings):
+                self._compare_settings(peer, settings)
                 self._send(peer, Differ(self.replica.differing(digests)))
             case ListBucket(bucket):
                 self._send(peer, Listed(bucket, self.replica.listing(bucket)))
@@ -328,7 +345,7 @@ class Cluster:
                 peer.walk.buckets = deque(buckets)
                 self._walk_on(peer, now)
             case Listed(bucket, listing) if peer.walk is not None and bucket == peer.walk.bucket:
-                had_all = peer.ready or peer.node == peer.parted_node  # and did not just start
+                had_all = peer.stage == Stage.SERVING or peer.node == peer.parted_node  # and did not just start
                 if had_all and peer.parted_ms is not None and self._apart_for_long(peer):
                     # Deleted there, and the deletion forgotten meanwhile? Better to lose it than to revive it.
                     for session_id in self.replica.old_and_unlisted(bucket, listing, peer.parted_ms):
@@ -360,12 +377,34 @@ class Cluster:
         if peer.node:
             self.counts.gaps += 1
         self._fall_out(peer)
-        peer.node = head.node
-        rank = (head.ready, head.group, head.node)
-        peer.outranks = head.ready and rank > (self.ready, self._group_without(peer), self.replica.clock.node)
+        if peer.node != head.node:
+            self._note_name(peer, head.node)
+        serves = head.stage == Stage.SERVING
+        rank = (serves, head.group, head.node)
+        peer.outranks = serves and rank > (self.ready, self._group_without(peer), self.replica.clock.node)
         if peer.outranks and self.ready:
             self.ready = False
             _log.warning("%s: out of step with %s; not serving until it is made up for", self.me, peer.address)
+
+    def _note_name(self, peer: Peer, node: str) -> None:
+        if node == peer.former:
+            peer.returned += 1
+            if peer.returned == 10:  # more often than a few late messages of a process that has ended
+                _log.error(
+                    "%s: two processes say that they are %s, so that neither can get in step: give each a ?me= of its own",
+                    self.me, peer.address,
+                )  # fmt: skip
+        if peer.node:
+            peer.former = peer.node
+        peer.node = node
+
+    def _compare_settings(self, peer: Peer, settings: dict[str, int | float | str]) -> None:
+        for name, theirs in settings.items():
+            if theirs != self._settings.get(name):
+                _log.warning(
+                    "%s: %s has %s=%s, and this server %s: give all servers the same URL",
+                    self.me, peer.address, name, theirs, self._settings.get(name),
+                )  # fmt: skip
 
     def _fall_out(self, peer: Peer) -> None:
         if peer.synced:
@@ -375,7 +414,7 @@ class Cluster:
     def _begin_walk(self, peer: Peer, now: float) -> None:
         peer.walk = _Walk(now)
         peer.compared_at = now
-        self._send(peer, Compare(self.replica.digests))
+        self._send(peer, Compare(self.replica.digests, {} if peer.synced else self._settings))
 
     def _walk_on(self, peer: Peer, now: float) -> None:
         walk = peer.walk
@@ -463,7 +502,7 @@ class Cluster:
         peer.owed = False
         now = peer.said_at = self._now()
         head = Head(
-            PROTOCOL, self.me, self.replica.clock.node, peer.number, self.replica.clock.reading, self.ready,
+            PROTOCOL, self.me, self.replica.clock.node, peer.number, self.replica.clock.reading, self.stage,
             self._group_without(peer), (peer.node, peer.next - 1), peer.synced, peer.follows,
         )  # fmt: skip
         if not self._post.send(peer.address, [encode(head), body]):
@@ -511,7 +550,7 @@ class Cluster:
         self._fall_out(peer)
         self._forget_way(peer)
         self._drop(peer.address)
-        peer.node, peer.ready, peer.waits, peer.outranks = "", False, False, False
+        peer.node, peer.stage, peer.waits, peer.outranks = "", Stage.STARTING, False, False
 
     def _judge_readiness(self, now: float) -> None:
         if self.ready:
@@ -522,8 +561,10 @@ class Cluster:
                 return  # others may be there; give them the time to be heard
             if self._needs_quorum and len(heard) < (self._quorum - 1 if self._quorum else self.majority):
                 return
-            if not all(peer.synced and peer.waits for peer in heard):
+            if not all(peer.synced and peer.waits and peer.walk is None for peer in heard):
                 return
+            if max((peer.stage for peer in heard), default=Stage.STARTING) == Stage.JOINING:
+                return  # they take over what somebody has whom this process does not hear
         elif any(peer.outranks and not peer.synced for peer in heard):
             return
         self.ready, self._joining = True, False
@@ -545,7 +586,7 @@ def _in_parts(news: list[News], claims: list[Claim]) -> list[bytes]:
 
 def _is_sound(body: Body) -> bool:
     match body:
-        case Compare(digests):
+        case Compare(digests, _):
             return len(digests) == BUCKETS
         case ListBucket(bucket):
             return 0 <= bucket < BUCKETS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TypeAlias
 
 import msgspec
@@ -10,6 +11,16 @@ from msgspec import Struct
 from coatcheck.stores.replicated.replica import Claim, Listing, News
 
 PROTOCOL = 1
+
+
+class Stage(IntEnum):
+    """How far a server is: whether others may take what he has for all there is."""
+
+    STARTING = 0
+    """He has heard of nobody who serves."""
+    JOINING = 1
+    """He takes over what somebody has who serves, and has not got all of it."""
+    SERVING = 2
 
 
 class Head(Struct, frozen=True, array_like=True, gc=False):
@@ -21,7 +32,7 @@ class Head(Struct, frozen=True, array_like=True, gc=False):
         node: his name for this start of his process.
         number: of this message, one more than that of the one before to the same receiver.
         clock: his logical clock.
-        ready: whether he serves.
+        stage: how far he is.
         group: how many servers he is in step with, himself included and the receiver left out.
         heard: the node, and its message up to which nothing was missed; `("", 0)` if nothing was heard yet.
         synced: whether he has all that the receiver has told, and all that it had before.
@@ -33,7 +44,7 @@ class Head(Struct, frozen=True, array_like=True, gc=False):
     node: str
     number: int
     clock: int
-    ready: bool
+    stage: Stage
     group: int
     heard: tuple[str, int]
     synced: bool
@@ -48,9 +59,10 @@ class Tell(Struct, frozen=True, array_like=True, tag="tell"):
 
 
 class Compare(Struct, frozen=True, array_like=True, tag="compare"):
-    """What do you have that I have not? Here is what I have."""
+    """What do you have that I have not? Here is what I have; and, at first, the settings in which we must be the same."""
 
     digests: list[int]
+    settings: dict[str, int | float | str] = {}
 
 
 class Differ(Struct, frozen=True, array_like=True, tag="differ"):

@@ -6,6 +6,7 @@ What it may lose is what was under way when a connection broke; the numbers of t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 import zmq
@@ -15,6 +16,7 @@ from zmq.utils.monitor import recv_monitor_message
 from coatcheck.stores.replicated.keys import ClusterKey
 
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_log = logging.getLogger("coatcheck")
 _AT_ONCE = 200  # messages taken before others on the event loop get their turn
 _DOMAIN = b"coatcheck"
 
@@ -55,6 +57,7 @@ class Post:
         self._towards: dict[str, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
         self._inbox: zmq.Socket[bytes] | None = None
         self._others: list[zmq.Socket[bytes]] = []
+        self._failures: dict[str, int] = {}
         self.bytes_sent = self.bytes_received = self.refused = 0
         if key is not None:
             self._doorman = self._context.socket(zmq.REP)
@@ -91,7 +94,7 @@ class Post:
         socket.set(zmq.SNDHWM, 0)  # what may be under way is limited by what was acknowledged, see `Cluster`
         if self._key is not None:
             socket.curve_serverkey = self._key.public
-        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _REFUSED)
         self._towards[address] = (socket, monitor)
         self._watch(monitor, lambda: self._follow(address, monitor))
         socket.connect(f"tcp://{address}")
@@ -101,6 +104,7 @@ class Post:
         socket, monitor = self._towards.pop(address)
         self._loop.remove_reader(monitor.FD)
         _close(socket, monitor)
+        self._failures.pop(address, None)
 
     def send(self, address: str, parts: Sequence[bytes]) -> bool:
         """Send a message. Returns whether there is a connection that it could leave by."""
@@ -160,10 +164,22 @@ class Post:
     def _follow(self, address: str, monitor: zmq.Socket[bytes]) -> None:
         while not monitor.closed and monitor.poll(0):
             event = recv_monitor_message(monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            if event & _REFUSED:
+                self._note_failure(address)
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._failures.pop(address, None)
                 self._connected(address)
             elif event == zmq.EVENT_DISCONNECTED:
                 self._disconnected(address)
+
+    def _note_failure(self, address: str) -> None:
+        failures = self._failures[address] = self._failures.get(address, 0) + 1
+        if failures == 3:  # it did not just die in the middle of it
+            _log.error(
+                "%s and this server cannot prove to each other that they belong together: give both the same file as ?keys=, "
+                "or neither of them one",
+                address,
+            )
 
     def _count_refused(self, monitor: zmq.Socket[bytes]) -> None:
         while not monitor.closed and monitor.poll(0):

@@ -21,6 +21,7 @@ from coatcheck.stores.replicated.merge import (
     State,
     born,
     change,
+    condensed,
     fingerprint,
     join,
     record_of,
@@ -29,6 +30,12 @@ from coatcheck.stores.replicated.merge import (
 
 BUCKETS = 256
 """Copies are compared in so many parts."""
+
+# Bytes of memory beside the texts themselves, as measured: of a session, of each field, and of a logout that is remembered.
+_A_SESSION, _A_FIELD, _A_LOGOUT = 1500, 100, 450
+
+
+_MAKE_ROOM = "Raise it on all servers, or shorten the idle timeout"
 
 
 class News(Struct, frozen=True, array_like=True, gc=False):
@@ -72,7 +79,12 @@ class _Entry:
         self.state: State
         self.record: Record | None = None
         self.expires_ms = 0
-        self.size = 0
+        self.size = 0  # as it travels
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that it takes."""
+        return self.size + _A_SESSION + _A_FIELD * len(self.state.cells)
 
 
 class Replica:
@@ -83,9 +95,14 @@ class Replica:
         node: this node's name; see `LogicalClock`.
         clock: milliseconds since 1970, on a clock that does not step.
         max_sessions: how many this server holds before it refuses new ones.
-        max_bytes: how many bytes of sessions, in the form in which they travel, before it refuses what makes them grow.
-        max_session: bytes of the largest session.
+        max_bytes: how many bytes of memory sessions and remembered deletions take before it refuses what makes them grow.
+        max_message: bytes of the largest message.
         remember_ms: how long a deletion is remembered.
+
+    Attributes:
+        bytes: of memory that is taken by now, as reckoned; within a tenth of what is measured.
+        servers: how many hold these sessions. Each may add to one of them until it has its share of a message, while they are cut
+            off from each other, and all of it together must still fit.
     """
 
     def __init__(
@@ -96,16 +113,17 @@ class Replica:
         clock: Callable[[], int],
         max_sessions: int,
         max_bytes: int,
-        max_session: int,
+        max_message: int,
         remember_ms: int,
     ) -> None:
         self.clock = LogicalClock(node, clock)
         self.bytes = 0
+        self.servers = 1
         self._store = store
         self._now = clock
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
-        self._max_session = max_session
+        self._max_message = max_message
         self._remember_ms = remember_ms
         self._entries: dict[str, _Entry] = {}
         self._deleted: dict[str, int] = {}  # until when each is remembered
@@ -127,7 +145,7 @@ class Replica:
         if new.session_id in self._deleted:
             raise SessionExists(new.session_id)
         if len(self._entries) >= self._max_sessions:
-            raise StoreFull(self._store, f"max_sessions={self._max_sessions}")
+            raise StoreFull(self._store, f"max_sessions={self._max_sessions}", _MAKE_ROOM)
         state = born(new, self.clock.stamp(), now)
         self._keep(new.session_id, state, created(new, now), limited=True)
         return Applied(1, now), News(new.session_id, shifted(state, -now))
@@ -219,7 +237,7 @@ class Replica:
                 continue
             if session_id in self._deleted:
                 continue  # whatever it is, it comes too late
-            state = shifted(item.state, now)
+            state = condensed(shifted(item.state, now))
             entry = self._entries.get(session_id)
             if entry is None:
                 if _end(state) > now:
@@ -307,6 +325,7 @@ class Replica:
                 self._drop(session_id, entry)
                 self._mark(session_id, 0)
             elif self._deleted.pop(session_id, None) is not None:
+                self.bytes -= _A_LOGOUT
                 self._mark(session_id, 0)
         if self._claims:
             self._claims = {claimed: claim for claimed, claim in self._claims.items() if claim[1] > now}
@@ -330,14 +349,21 @@ class Replica:
     def _keep(self, session_id: str, state: State, record: Record | None, *, limited: bool = False) -> None:
         mark, size = fingerprint(session_id, state)
         if limited and self.bytes >= self._max_bytes:
-            raise StoreFull(self._store, f"max_bytes={self._max_bytes}")
-        if limited and size > self._max_session:
-            raise StoreFull(self._store, f"a session of {size} bytes does not fit into a message; see max_message")
+            raise StoreFull(self._store, f"max_bytes={self._max_bytes}", _MAKE_ROOM)
+        if limited and size > (most := self._max_message // (self.servers + 1)):
+            raise StoreFull(
+                self._store,
+                f"max_message={self._max_message}: a session of {self.servers} servers may have {most} bytes, "
+                f"and {session_id} would have {size}",
+                "Nothing was changed. Keep less in the session, or raise max_message on all servers",
+            )
         entry = self._entries.get(session_id)
         owner_before = None if entry is None or entry.state.owner is None else entry.state.owner.name
         owner = None if state.owner is None else state.owner.name
         if entry is None:
             entry = self._entries[session_id] = _Entry()
+        else:
+            self.bytes -= entry.weight
         if owner != owner_before:
             if owner_before is not None:
                 self._disown(owner_before, session_id)
@@ -348,8 +374,8 @@ class Replica:
         if not entry.expires_ms or end < entry.expires_ms:
             heapq.heappush(self._ends, (end, session_id))
         entry.expires_ms = end
-        self.bytes += size - entry.size
         entry.size = size
+        self.bytes += entry.weight
         self._mark(session_id, mark)
 
     def _bury(self, session_id: str, remember_ms: int) -> None:
@@ -361,11 +387,12 @@ class Replica:
             if session_id not in self._deleted:
                 heapq.heappush(self._ends, (until, session_id))
                 self._mark(session_id, fingerprint(session_id, None)[0])
+                self.bytes += _A_LOGOUT
             self._deleted[session_id] = until
 
     def _drop(self, session_id: str, entry: _Entry) -> None:
         del self._entries[session_id]
-        self.bytes -= entry.size
+        self.bytes -= entry.weight
         if entry.state.owner is not None:
             self._disown(entry.state.owner.name, session_id)
 

@@ -63,7 +63,7 @@ class ReplicatedStore:
             clock=clock,
             max_sessions=target.max_sessions,
             max_bytes=target.max_bytes,
-            max_session=target.max_message // 2,
+            max_message=target.max_message,
             remember_ms=round(target.remember * 1000),
         )
 
@@ -147,7 +147,7 @@ class ReplicatedStore:
         self._post = post
         self._cluster = Cluster(
             self._replica, post, me=me, silence=target.silence, compare=target.compare,
-            remember_ms=round(target.remember * 1000), quorum=target.quorum, max_queue=target.max_queue,
+            remember_ms=round(target.remember * 1000), quorum=target.quorum, settings=target.shared, max_queue=target.max_queue,
             clock_ms=self._clock, now=loop.time, soon=loop.call_soon, drop=self._reconnect,
         )  # fmt: skip
         self._meet(set(peers.values()))
@@ -187,6 +187,7 @@ class ReplicatedStore:
         assert cluster is not None
         assert post is not None
         new, old = cluster.set_peers(addresses - {cluster.me})
+        self._replica.servers = len(addresses | {cluster.me})
         for address in old:
             post.disconnect(address)
         for address in new:

@@ -85,7 +85,7 @@ class SyncReplicatedStore:
     @property
     def is_ready(self) -> bool:
         """See `ReplicatedStore.is_ready`."""
-        return self._store is not None and self._store.is_ready
+        return self._store is not None and self._pid == os.getpid() and self._store.is_ready
 
     @property
     def digest(self) -> str:
