@@ -42,27 +42,38 @@ DEADLINE = 2.0
 
 
 class Worker:
-    """Commits to given sessions until it is stopped, and remembers what it was told."""
+    """Commits to given sessions until it is stopped, and remembers what it was told.
+
+    Args:
+        deletes: sessions to end meanwhile.
+        pace: seconds between two commits, on the average.
+        hands: how many commits may be under way.
+    """
 
     def __init__(
-        self, name: str, store: ReplicatedStore, sessions: dict[str, str], deletes: list[str], pace: float
+        self,
+        name: str,
+        store: ReplicatedStore,
+        sessions: dict[str, str],
+        deletes: list[str],
+        pace: float,
+        hands: int = 1,
     ) -> None:
-        self._name = name
         self._store = store
         self._sessions = [a_record(session_id=session_id, secret_hash=proof) for session_id, proof in sessions.items()]
         self._deletes = list(deletes)
-        self._pace = pace
+        self._pace = pace * hands
         self._over = False
         self.history: list[tuple[str, str, str]] = []  # session, what, outcome
-        self._task = asyncio.create_task(self._work())
+        self._tasks = [asyncio.create_task(self._work(f"{name}.{hand}")) for hand in range(hands)]
 
     async def stop(self) -> list[tuple[str, str, str]]:
         self._over = True
-        await self._task
+        await asyncio.gather(*self._tasks)
         return self.history
 
-    async def _work(self) -> None:
-        chance = random.Random(self._name)
+    async def _work(self, name: str) -> None:
+        chance = random.Random(name)
         number = 0
         while not self._over:
             await asyncio.sleep(chance.uniform(0, 2 * self._pace))
@@ -70,25 +81,26 @@ class Worker:
             if self._deletes and number % 10 == 0:
                 session_id = self._deletes.pop()
                 self.history.append(
-                    (session_id, "delete", await self._outcome(self._store.delete(session_id, timeout=DEADLINE)))
+                    (session_id, "delete", await outcome_of(self._store.delete(session_id, timeout=DEADLINE)))
                 )
                 continue
             session = chance.choice(self._sessions)
-            entry = f"cart[{self._name}-{number}]"
+            entry = f"cart[{name}-{number}]"
             commit = a_commit(session, increments={"hits": 1}, sets={entry: "1"}, idle_ms=session.idle_ms)
-            outcome = await self._outcome(self._store.update(session.session_id, commit, timeout=DEADLINE))
+            outcome = await outcome_of(self._store.update(session.session_id, commit, timeout=DEADLINE))
             self.history.append((session.session_id, entry, outcome))
 
-    async def _outcome(self, act: Any) -> str:
-        try:
-            await act
-        except OutcomeUnknown:
-            return "unknown"
-        except SessionGone:
-            return "gone"
-        except StoreUnavailable as down:
-            return "unknown" if "ended here" in str(down) else "down"
-        return "acknowledged"
+
+async def outcome_of(act: Any) -> str:
+    try:
+        await act
+    except OutcomeUnknown:
+        return "unknown"
+    except SessionGone:
+        return "gone"
+    except StoreUnavailable as down:
+        return "unknown" if "ended here" in str(down) else "down"
+    return "acknowledged"
 
 
 class Obey:
@@ -122,8 +134,8 @@ class Obey:
         records = {session_id: await self.store.read(session_id, timeout=DEADLINE) for session_id in session_ids}
         return {session_id: None if record is None else record.fields for session_id, record in records.items()}
 
-    async def work(self, name: str, sessions: dict[str, str], deletes: list[str], pace: float) -> None:
-        self._worker = Worker(name, self.store, sessions, deletes, pace)
+    async def work(self, name: str, sessions: dict[str, str], deletes: list[str], pace: float, hands: int = 1) -> None:
+        self._worker = Worker(name, self.store, sessions, deletes, pace, hands)
 
     async def stop_work(self) -> list[tuple[str, str, str]]:
         assert self._worker is not None
@@ -144,6 +156,15 @@ class Obey:
 
         await asyncio.gather(*(work() for _ in range(in_flight)))
         return took
+
+    async def overwrite(self, session_id: str, proof: str, count: int, size: int) -> int:
+        """Set one field again and again to so many bytes; how many commits were refused or unknown meanwhile."""
+        session = a_record(session_id=session_id, secret_hash=proof)
+        failed = 0
+        for number in range(count):
+            commit = a_commit(session, sets={"text": json.dumps(chr(97 + number % 26) * size)})
+            failed += await outcome_of(self.store.update(session_id, commit, timeout=DEADLINE)) != "acknowledged"
+        return failed
 
     async def memory(self) -> int:
         """Bytes of this process in the machine's memory."""

@@ -6,10 +6,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Self
 
+from coatcheck.lab.haproxy import Orders
 from tests.servers.processes import LOOPBACK, Process, free_port, wait_until
 
 _COMMON = """\
@@ -47,6 +49,22 @@ frontend web
 backend app
     mode http
     server one 127.0.0.1:{server}
+"""
+
+
+_BALANCER = """\
+global
+    stats socket {admin} mode 600 level admin
+frontend web
+    mode http
+    bind 127.0.0.1:{port}
+    default_backend web
+backend web
+    mode http
+    balance roundrobin
+    option httpchk GET /ready
+    default-server inter 100ms fall 2 rise 1
+{servers}
 """
 
 
@@ -127,6 +145,30 @@ class Cache(HAProxy):
 
     def configuration(self, folder: Path) -> str:
         return _CACHE.format(port=self.port, server=self._server_port)
+
+
+class Balancer(HAProxy):
+    """Takes turns between web servers, as long as they say at `/ready` that they are.
+
+    Args:
+        ports: the web servers', on loopback. They are called `web0` and so on.
+
+    Attributes:
+        orders: what it can be told: to send nobody to a server any more, and to do so again.
+    """
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        super().__init__()
+        self._ports = ports
+        self.orders = Orders(self._folder / "admin")
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def configuration(self, folder: Path) -> str:
+        servers = "\n".join(f"    server web{n} {LOOPBACK}:{port} check" for n, port in enumerate(self._ports))
+        return _BALANCER.format(admin=folder / "admin", port=self.port, servers=servers)
 
 
 def _openssl(folder: Path, name: str, *extensions: str, authority: str | None = None) -> None:

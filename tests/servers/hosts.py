@@ -62,6 +62,16 @@ class Hosts:
         """Plug it in again."""
         _ip("-n", self._switch, "link", "set", f"port{host}", "up")
 
+    def cut_between(self, one: int, other: int) -> None:
+        """Let two hosts not hear each other any more, whereas all others hear both."""
+        for here, there in ((one, other), (other, one)):
+            _ip("-n", self._names[here], "route", "add", "blackhole", f"{self.address(there)}/32")
+
+    def heal_between(self, one: int, other: int) -> None:
+        """Let them."""
+        for here, there in ((one, other), (other, one)):
+            _ip("-n", self._names[here], "route", "delete", "blackhole", f"{self.address(there)}/32")
+
     def _build(self) -> None:
         for name in (self._switch, *self._names):
             _ip("netns", "add", name)

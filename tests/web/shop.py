@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,28 +15,38 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Lifespan
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from coatcheck import Settings
+from coatcheck import Settings, open_store
 from coatcheck.observers.logs import log
 from coatcheck.starlette import SessionMiddleware
-from coatcheck.stores.interface import AsyncStore
+from coatcheck.stores.interface import AsyncJoining, AsyncStore
 
 PATIENT = Settings(store_timeout=5)
 """The defaults, on a machine that may be busy with other tests."""
 
 
-def shop(store: str | AsyncStore, *, inside: tuple[Middleware, ...] = (), **options: Any) -> Starlette:
+def shop(
+    store: str | AsyncStore,
+    *,
+    inside: tuple[Middleware, ...] = (),
+    lifespan: Lifespan[Starlette] | None = None,
+    **options: Any,
+) -> Starlette:
     """The shop on a store.
 
     Args:
         store: a URL or a store.
         inside: middleware between the sessions and the shop.
+        lifespan: what to do at the start and the end.
         options: for the session middleware; left out or without `settings` and keywords, the settings are `PATIENT`.
     """
     if options.keys() <= {"observers", "load", "codec"}:
         options["settings"] = PATIENT
-    app = Starlette(routes=_ROUTES, middleware=[Middleware(SessionMiddleware, store=store, **options), *inside])
+    sessions = Middleware(SessionMiddleware, store=store, **options)
+    app = Starlette(routes=_ROUTES, middleware=[sessions, *inside], lifespan=lifespan)
+    app.state.store = store
     app.state.gates = defaultdict(asyncio.Event)  # what slow requests wait for, by name
     app.state.waiting = []  # the names of the gates at which a request has arrived
     return app
@@ -43,7 +55,21 @@ def shop(store: str | AsyncStore, *, inside: tuple[Middleware, ...] = (), **opti
 def from_environment() -> Starlette:
     """The shop of a web server process: its store's URL is in `SHOP_STORE`, and how long it waits in `SHOP_PATIENCE`."""
     patience = float(os.environ.get("SHOP_PATIENCE", "5"))
-    return shop(os.environ["SHOP_STORE"], observers=[log], settings=Settings(store_timeout=patience))
+    store = open_store(os.environ["SHOP_STORE"])
+
+    @asynccontextmanager
+    async def closing(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await store.close()
+
+    return shop(store, lifespan=closing, observers=[log], settings=Settings(store_timeout=patience))
+
+
+async def ready(request: Request) -> Response:
+    """For the balancer: whether this process has all sessions, where it needs them."""
+    store = request.app.state.store
+    there = not isinstance(store, AsyncJoining) or await store.ready(timeout=0)
+    return PlainTextResponse("ready" if there else "not yet", 200 if there else 503)
 
 
 async def untouched(request: Request) -> Response:
@@ -175,6 +201,7 @@ async def chat(websocket: WebSocket) -> None:
 
 
 _ROUTES = [
+    Route("/ready", ready),
     Route("/untouched", untouched),
     Route("/page", page),
     Route("/login", login, methods=["POST"]),

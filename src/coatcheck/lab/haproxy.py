@@ -111,11 +111,13 @@ class Orders:
 
     def is_up(self, server: str) -> bool:
         """Whether HAProxy would send this web server a request."""
+        return self.status(server).startswith("UP")
+
+    def status(self, server: str) -> str:
+        """What HAProxy makes of a web server: `UP`, `DOWN`, `DRAIN` or `MAINT`, and how far it is from the next."""
         rows = [line.split(",") for line in self._ask("show stat -1 4 -1").splitlines() if line]
         heading = rows[0]
-        return any(
-            row[heading.index("svname")] == server and row[heading.index("status")].startswith("UP") for row in rows[1:]
-        )
+        return next((row[heading.index("status")] for row in rows[1:] if row[heading.index("svname")] == server), "")
 
     def _ask(self, order: str) -> str:
         try:
