@@ -32,6 +32,7 @@ import json
 import random
 import resource
 import sys
+from contextlib import suppress
 from typing import Any
 
 from coatcheck.errors import OutcomeUnknown, SessionGone, StoreUnavailable
@@ -181,7 +182,8 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=1 << 26)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    await obey.store.start()
+    with suppress(StoreUnavailable):  # it is tried again
+        await obey.store.start()
     while line := await lines.readline():
         told = json.loads(line)
         try:

@@ -374,6 +374,29 @@ async def test_r10_who_loses_pieces_of_the_state_is_not_ready_until_he_has_them_
         await close_peers(peers)
 
 
+async def test_peers_at_the_addresses_of_a_name_come_and_go_with_it(hosts: Hosts, fleet: Fleet) -> None:
+    hosts.call("shop-peers", 0, 1)
+    url = f"replicated+dns://shop-peers:7946?plaintext=yes&silence={SILENCE}&reread=0.1"
+    await fleet.start_all(url, 2, hosts)
+    first, second = fleet.all
+    sessions: dict[str, str] = await first("create", count=10, idle_ms=600_000)
+    third = await fleet.start(url, before=hosts.command(2))
+    assert not await third("ready", timeout=1), "nobody knows its address yet"
+    hosts.call("shop-peers", 0, 1, 2)
+    assert await third("ready", timeout=30)
+    await until(fleet.all, lambda looks: [look["live"] for look in looks] == [2, 2, 2])
+    assert None not in (await third("read", session_ids=list(sessions))).values()
+    hosts.call("shop-peers", 0, 2)
+    await until([first, third], lambda looks: [look["live"] for look in looks] == [1, 1])
+    hosts.call("shop-peers")  # a mishap: the last answer counts
+    await asyncio.sleep(0.5)
+    await until([first, third], lambda looks: all((look["live"], look["ready"]) == (1, True) for look in looks))
+    hosts.call("shop-peers", 0, 1, 2)
+    await until(fleet.all, lambda looks: all((look["live"], look["ready"]) == (2, True) for look in looks))
+    assert await second("delete", session_id=next(iter(sessions)))
+    await agreement(fleet.all)
+
+
 # --- R11: clocks --------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import subprocess
+from pathlib import Path
 from types import TracebackType
 
 
@@ -20,6 +21,7 @@ class Hosts:
         name = f"cc{secrets.token_hex(3)}"
         self._switch = f"{name}-s"
         self._names = [f"{name}-{number}" for number in range(count)]
+        self._folders = [Path("/etc/netns") / name for name in self._names]
         self._made: list[str] = []
 
     @staticmethod
@@ -72,10 +74,19 @@ class Hosts:
         for here, there in ((one, other), (other, one)):
             _ip("-n", self._names[here], "route", "delete", "blackhole", f"{self.address(there)}/32")
 
+    def call(self, name: str, *hosts: int) -> None:
+        """Let a name stand for the addresses of these hosts, on all of them, in place of what it stood for."""
+        for folder in self._folders:
+            # In place: the file is what the hosts' processes see as theirs.
+            (folder / "hosts").write_text("".join(f"{self.address(host)} {name}\n" for host in hosts))
+
     def _build(self) -> None:
         for name in (self._switch, *self._names):
             _ip("netns", "add", name)
             self._made.append(name)
+        for folder in self._folders:  # `ip netns exec` puts what is in there in the place of /etc
+            folder.mkdir(parents=True)
+        self.call("localhost")
         _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
         _ip("-n", self._switch, "link", "set", "bridge", "up")
         for host, name in enumerate(self._names):
@@ -90,6 +101,8 @@ class Hosts:
     def _remove(self) -> None:
         while self._made:
             _ip("netns", "delete", self._made.pop())
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def hosts_are_required() -> bool:

@@ -25,6 +25,7 @@ from coatcheck.errors import (
 from coatcheck.record import Applied, Renewal
 from coatcheck.stores.opening import open_store, open_sync_store
 from coatcheck.stores.replicated import ReplicatedStore, SyncReplicatedStore
+from coatcheck.stores.replicated.address import Target
 from coatcheck.stores.replicated.keys import ClusterKey
 from coatcheck.testing import a_commit, a_record
 from tests.servers.processes import LOOPBACK, free_port
@@ -527,6 +528,7 @@ async def test_what_several_servers_added_to_one_session_while_they_were_apart_s
         ("replicated://shop.example:7946", "plaintext=yes"),
         ("replicated://127.0.0.1:7946?keys=/nowhere/cluster.key", "cannot be read"),
         ("replicated://127.0.0.1:7946?ack=some", "ack='some'"),
+        ("replicated://127.0.0.1:7946?preset=moon", "preset='moon'"),
         ("replicated://127.0.0.1:7946?silence=-1", "silence='-1'"),
         ("replicated://127.0.0.1:7946?silence=nan", "silence='nan'"),
         ("replicated://127.0.0.1:7946?max_sessions=0", "max_sessions='0'"),
@@ -544,6 +546,16 @@ def test_a_url_that_cannot_work_is_refused_in_words(url: str, says: str) -> None
             opener(url)
         assert says in str(refused.value)
         assert "hunter2" not in str(refused.value)
+
+
+def test_a_preset_changes_defaults_and_nothing_that_is_said() -> None:
+    usual = Target.parse("replicated://127.0.0.1:7946")
+    assert Target.parse("replicated://127.0.0.1:7946?preset=lan") == usual
+    far = Target.parse("replicated://127.0.0.1:7946?preset=wan&remember=60")
+    assert (far.silence, far.timeout, far.remember, far.ack) == (10, 15, 60, "all")
+    near = Target.parse("replicated://127.0.0.1:7946?preset=local")
+    assert near.silence < usual.silence < far.silence
+    assert near.max_sessions == usual.max_sessions == far.max_sessions
 
 
 def test_it_opens_by_url() -> None:

@@ -22,6 +22,22 @@ _EXAMPLE = "Use one such as 'replicated://10.0.0.1:7946,10.0.0.2:7946,10.0.0.3:7
 N = TypeVar("N", int, float)
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "local": {"silence": 1.0, "timeout": 2.0, "compare": 5.0, "reread": 1.0},
+    "lan": {},
+    "wan": {
+        "silence": 10.0,
+        "timeout": 15.0,
+        "compare": 60.0,
+        "reread": 30.0,
+        "remember": 86_400.0,
+        "max_queue": 256 << 20,
+    },
+}
+"""Defaults for processes of one machine, servers of one network, and servers with the internet between them: how long to
+wait for signs of life and answers, and how long and how much to keep for whoever is cut off."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What a store's URL names.
@@ -44,20 +60,30 @@ class Target:
         listen: the address to listen on, if it is not `me`: `0.0.0.0:7946` in a container.
         ack: when a commit is answered: `all` (default), when every live peer has it; `majority`, when most of all
             peers have it, or not at all; `none`, when this process has it.
-        silence: seconds without a sign of life after which a peer counts as gone; default 2.
-        timeout: seconds to wait for acknowledgements where the caller gives no time; default 5.
-        compare: seconds between comparisons of all copies; default 10.
-        reread: seconds between looks at the DNS name or the file; default 5.
+            `all` loses nothing that was acknowledged while one server lives, and costs the way to the slowest and back.
+            `majority` costs the way to the slowest of the nearer half, and those who are cut off from most only read.
+            `none` costs nothing, and a process that dies takes along what it has not told yet.
+        preset: `local`, `lan` (default) or `wan`: other defaults of what follows, see `PRESETS`. None of them
+            changes what acknowledged means.
+        silence: seconds without a sign of life after which a peer counts as gone; default 2. A short one lets commits
+            wait less for a server that hangs or is cut off; a long one forgives a busy or slow one, which otherwise has
+            to catch up.
+        timeout: seconds to wait for acknowledgements where the caller gives no time; default 5. More makes fewer outcomes
+            unknown, and callers wait longer.
+        compare: seconds between comparisons of all copies; default 10. So long may something stay missed that no gap
+            in the messages told of, or that had to come round by a third server; each costs 2.5 kB per peer.
+        reread: seconds between looks at the DNS name or the file; default 5. So long may a new peer stay unknown.
         remember: seconds for which a logout is remembered; default 3600. Servers that were apart for longer drop
-            sessions from before that only one of them has.
+            sessions from before that only one of them has. More costs 450 bytes of memory for each logout in that time.
         quorum: how many peers, this one included, must have been heard before a starting process serves; 0 (default) for
-            most of them.
+            most of them. With fewer a server starts sooner, and may begin with nothing while others hold sessions; say it
+            where a name or a file may list too few at first.
         max_sessions: sessions that a process holds before it refuses new ones rather than end somebody's; default 100,000.
         max_bytes: bytes of memory for sessions and remembered logouts before it refuses what makes them grow; default
             1 GiB.
         max_queue: bytes on their way to one peer. With half of that, commits wait; with all of it the peer counts as
-            gone, and has to catch up. Default 64 MiB.
-        max_message: bytes of the largest message taken; default 16 MiB.
+            gone, and has to catch up. Default 64 MiB. More rides out longer stalls, and takes as much memory for each peer.
+        max_message: bytes of the largest message taken; default 16 MiB. With N servers a session may have 1/(N + 1) of it.
     """
 
     shown: str
@@ -107,6 +133,12 @@ class Target:
                     "Use one such as 'replicated+dns://shop-peers:7946'",
                 )  # fmt: skip
         check_distinct(peers)
+        usual = PRESETS[_choice("preset", options.pop("preset", "lan"), tuple(PRESETS))]
+        given = {
+            name: _number(name, options.pop(name), type(default))
+            for name, default in _LIMITS.items()
+            if name in options
+        }
         target = cls(
             shown=shown,
             peers=peers,
@@ -116,10 +148,10 @@ class Target:
             me=_one("me", options.pop("me", None)),
             listen=_one("listen", options.pop("listen", None)),
             ack=cast(Ack, _choice("ack", options.pop("ack", "all"), get_args(Ack))),
-            **{name: _number(name, options.pop(name), type(default)) for name, default in _LIMITS.items() if name in options},
+            **(usual | given),
         )  # fmt: skip
         if options:
-            known = ", ".join(("keys", "plaintext", "me", "listen", "ack", *_LIMITS))
+            known = ", ".join(("keys", "plaintext", "me", "listen", "ack", "preset", *_LIMITS))
             raise ConfigurationError("store", shown, f"unknown option {next(iter(options))!r}", f"Known: {known}")
         if target.source == "list":
             target.check_secrecy(target.peers)

@@ -54,6 +54,7 @@ class ReplicatedStore:
         self._starting: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._list_is_known = True
         self._post: Post | None = None
         self._cluster: Cluster | None = None
         node = urlsafe_b64encode(os.urandom(6)).decode()
@@ -83,7 +84,7 @@ class ReplicatedStore:
 
         Raises:
             ConfigurationError: no peer's address is this machine's, or all of them are taken.
-            StoreUnavailable: the peers' names cannot be looked up at present.
+            StoreUnavailable: the peers' names cannot be looked up at present, or this process's address is not among them yet.
         """
         if self._closed:
             raise StoreUnavailable(self._target.shown, "it has been closed")
@@ -176,6 +177,10 @@ class ReplicatedStore:
                     problems.append(f"{name}: {error}")
                 else:
                     return address
+        if target.source != "list":  # it may be listed any moment
+            raise StoreUnavailable(
+                target.shown, f"this process is none of the peers that are listed at present ({'; '.join(problems)})"
+            )
         raise ConfigurationError(
             "store", target.shown, f"this process can be none of the peers ({'; '.join(problems) or 'none is listed'})",
             "List an address of this machine with a free port for each process, as in 'host:7946-7949' for four; "
@@ -213,9 +218,10 @@ class ReplicatedStore:
         if read.cancelled() or self._cluster is None:
             return
         error = read.exception()
+        known, self._list_is_known = self._list_is_known, error is None
         if error is None:
             self._meet(set(read.result().values()))
-        else:
+        elif known:
             _log.warning(
                 "%s: the list of peers cannot be read; going on with the last one: %s", self._target.shown, error
             )
