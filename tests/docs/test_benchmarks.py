@@ -104,6 +104,16 @@ def test_losses(tmp_path: Path) -> None:
     assert all(run["acknowledged"] for [run] in written["faults"].values())
 
 
+def test_replicated(tmp_path: Path) -> None:
+    few = ["--rounds", "2", "--peers", "1", "--peers", "2", "--peers", "3", "--sessions", "300", "--commits", "60"]
+    written, said = run("replicated", tmp_path, *few, "--reads", "100")
+    assert list(written["peers"]) == ["1", "2", "3"]
+    sent = {count: cost["traffic"] for count, cost in written["peers"].items()}
+    assert sent["1"] == 0 < sent["2"] < sent["3"], "bytes are counted, and grow with the number of peers"
+    assert len(written["targets"]) == 3
+    assert "reading, as a multiple of the memory store's" in said
+
+
 async def test_a_wrong_answer_and_a_lost_write_end_a_benchmark() -> None:
     async def forgetful(scope: Any, receive: Any, send: Any) -> None:
         body = b"user-0" if scope["path"] == "/work" else b"0"

@@ -79,15 +79,26 @@ class Process:
 
 def free_port() -> int:
     """A port that nobody has. Not one of those that the system gives to outgoing connections, so it stays free."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> range:
+    """So many of them in a row."""
     while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
+        first = random.randrange(20_000, 32_000)
+        ports = range(first, first + count)
+        if all(map(_is_free, ports)):
+            return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:

@@ -21,11 +21,13 @@ class WebServer:
     Args:
         application: such as `tests.web.shop:from_environment`, a function that makes it.
         environment: variables for the process, in which the application finds its store's URL.
+        workers: processes; more than one are started anew by another if they die.
     """
 
-    def __init__(self, application: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, application: str, environment: Mapping[str, str] | None = None, *, workers: int = 1) -> None:
         self._application = application
         self._environment = environment
+        self._several = ["--workers", str(workers)] if workers > 1 else []
         self._folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))
         self._process: Process | None = None
         self.port = free_port()
@@ -57,14 +59,25 @@ class WebServer:
         self.end()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def workers(self) -> list[int]:
+        """The processes that serve, by their ids, where there are several."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        pids = [int(pid) for pid in children.read_text().split()]
+        return [pid for pid in pids if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def end(self) -> None:
         """Ask it to end, and wait; its log stays until `stop`. It may be started again."""
+        workers = self.workers if self.process.alive else []
         self.process.stop()
+        _kill(workers)  # whoever is left over if it did not
         self._log_read_from = len(self.log)
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9, all of it."""
+        workers = self.workers if self.process.alive else []
         self.process.kill()
+        _kill(workers)
 
     def restart(self) -> None:
         """kill -9, and start again on the same port."""
@@ -89,6 +102,7 @@ class WebServer:
         program = [sys.executable, "-m", "uvicorn", "--factory", self._application]
         return [
             *program, "--host", LOOPBACK, "--port", str(self.port), "--no-access-log", "--timeout-graceful-shutdown", "2",
+            *self._several,
         ]  # fmt: skip
 
     _ready = "Uvicorn running on"
@@ -110,6 +124,7 @@ class Gunicorn(WebServer):
         worker: their kind: `gthread` or `gevent`.
         threads: of each process, or how many greenlets.
         preload: whether the application is made before the processes are forked.
+        settings: a module with gunicorn's own settings.
     """
 
     def __init__(
@@ -121,28 +136,12 @@ class Gunicorn(WebServer):
         worker: str = "gthread",
         threads: int = 16,
         preload: bool = False,
+        settings: str | None = None,
     ) -> None:
         super().__init__(application, environment)
         crowd = ["--threads", str(threads)] if worker == "gthread" else ["--worker-connections", str(threads)]
         self._options = ["--workers", str(workers), "--worker-class", worker, *crowd, *["--preload"] * preload]
-
-    @property
-    def workers(self) -> list[int]:
-        """The processes that serve, by their ids."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
-
-    def kill(self) -> None:
-        """kill -9, all of it."""
-        workers = self.workers
-        super().kill()
-        _kill(workers)
-
-    def end(self) -> None:
-        """Ask it to end, and see to it that no worker is left over if it does not."""
-        workers = self.workers if self.process.alive else []
-        super().end()
-        _kill(workers)
+        self._options += [] if settings is None else ["--config", f"python:{settings}"]
 
     def _command(self) -> list[str]:
         where = ["--bind", f"{LOOPBACK}:{self.port}", "--graceful-timeout", "2", "--no-control-socket"]
