@@ -355,13 +355,13 @@ async def test_r10_who_loses_pieces_of_the_state_is_not_ready_until_he_has_them_
         chance = random.Random(4)
         send, largest, lost = post.send, 0, 0
 
-        def send_or_lose(address: str, parts: Sequence[bytes]) -> bool:
+        def send_or_lose(address: str, head: bytes, body: bytes) -> bool:
             nonlocal largest, lost
-            largest = max(largest, sum(map(len, parts)))
-            if len(parts[1]) > 1000 and chance.random() < 0.03:
+            largest = max(largest, len(head) + len(body))
+            if len(body) > 1000 and chance.random() < 0.03:
                 lost += 1
                 return True
-            return send(address, parts)
+            return send(address, head, body)
 
         monkeypatch.setattr(post, "send", send_or_lose)
         peers[1] = joiner = ReplicatedStore(peers[0]._target)

@@ -295,7 +295,7 @@ async def test_news_that_were_lost_on_the_way_are_noticed_and_made_up_for(
     post = opened[0]._post
     assert post is not None
     with monkeypatch.context() as patch:
-        patch.setattr(post, "send", lambda address, parts: True)
+        patch.setattr(post, "send", lambda address, head, body: True)
         opened[0]._cluster.tell(opened[0]._replica.update(new.session_id, a_commit(new, sets={"n": "1"}))[1])  # type: ignore[union-attr]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -383,9 +383,9 @@ async def test_what_cannot_be_understood_is_discarded_and_counted(peers: list[Re
     chance = random.Random(3)
     good = cluster.peers[peers[0]._cluster.me]  # type: ignore[union-attr]
     sent = 0
-    nonsense = [[b""], [b"", b""], [b"\xc0", b"\xc0"], [b"\x9a" * 10, b""]]
-    for parts in nonsense + [[os.urandom(chance.randrange(80))] * 2 for _ in range(200)]:
-        await stranger.send_multipart(parts)
+    nonsense = [b"", b"\0", b"\0\0", b"\xff\xff", b"\0\1\xc0\xc0", b"\0\1\x9a"]
+    for frame in nonsense + [os.urandom(chance.randrange(80)) for _ in range(200)]:
+        await stranger.send(frame)
         sent += 1
     async with asyncio.timeout(15):
         while peers[1].figures["discarded"] < sent:
@@ -479,7 +479,7 @@ async def test_who_takes_nothing_in_makes_commits_wait_and_is_then_gone_without_
     await in_agreement(opened)
     frozen = opened[1]._post
     assert frozen is not None
-    frozen._received = lambda parts: None  # it takes messages from the network, and forgets them
+    frozen._received = lambda head, body: None  # it takes messages from the network, and forgets them
     refused = 0
     for number in range(60):
         commit = a_commit(new, sets={f"x{number % 9}": '"' + "x" * 1000 + '"'})

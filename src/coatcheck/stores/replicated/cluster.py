@@ -47,7 +47,7 @@ NEVER = float("-inf")
 class Postman(Protocol):
     """What carries messages; see `Post`."""
 
-    def send(self, address: str, parts: list[bytes]) -> bool:
+    def send(self, address: str, head: bytes, body: bytes) -> bool:
         """Whether it could leave."""
         ...
 
@@ -293,11 +293,11 @@ class Cluster:
 
     # --- what others say ---------------------------------------------------------------------------------------------
 
-    def receive(self, parts: list[bytes]) -> None:
+    def receive(self, encoded_head: bytes, encoded_body: bytes) -> None:
         """Take in a message. One that cannot be understood is discarded and counted."""
         try:
-            head = decode_head(parts[0])
-            body = decode_body(parts[1])
+            head = decode_head(encoded_head)
+            body = decode_body(encoded_body)
             peer = self.peers[head.address]
             if head.protocol != PROTOCOL or head.node == self.replica.clock.node or not _is_sound(body):
                 raise ValueError
@@ -505,7 +505,7 @@ class Cluster:
             PROTOCOL, self.me, self.replica.clock.node, peer.number, self.replica.clock.reading, self.stage,
             self._group_without(peer), (peer.node, peer.next - 1), peer.synced, peer.follows,
         )  # fmt: skip
-        if not self._post.send(peer.address, [encode(head), body]):
+        if not self._post.send(peer.address, encode(head), body):
             self._forget_way(peer)
             return
         if now - peer.heard_at <= self._silence:

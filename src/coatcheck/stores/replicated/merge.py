@@ -178,6 +178,8 @@ def _most(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 def _latest(one: tuple[tuple[Stamp, str], ...], other: tuple[tuple[Stamp, str], ...]) -> tuple[tuple[Stamp, str], ...]:
     if not other or one == other:
         return one
+    if one and len(other) == 1 and other[0] > one[-1]:  # one commit after all others, as most are
+        return (*one, *other)[-OPERATIONS_REMEMBERED:]
     return tuple(sorted({*one, *other})[-OPERATIONS_REMEMBERED:])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import zmq
 from zmq.utils import z85
@@ -27,8 +27,8 @@ class Post:
     Args:
         key: the cluster's; `None` for plain text.
         silence: seconds after which a connection that says nothing is given up.
-        max_message: bytes of the largest part of a message taken.
-        received: called with the parts of each message.
+        max_message: bytes of the largest message taken.
+        received: called with head and body of each message.
         connected, disconnected: called with a peer's address.
 
     Attributes:
@@ -42,7 +42,7 @@ class Post:
         key: ClusterKey | None,
         silence: float,
         max_message: int,
-        received: Callable[[list[bytes]], None],
+        received: Callable[[bytes, bytes], None],
         connected: Callable[[str], None],
         disconnected: Callable[[str], None],
     ) -> None:
@@ -106,13 +106,15 @@ class Post:
         _close(socket, monitor)
         self._failures.pop(address, None)
 
-    def send(self, address: str, parts: Sequence[bytes]) -> bool:
+    def send(self, address: str, head: bytes, body: bytes) -> bool:
         """Send a message. Returns whether there is a connection that it could leave by."""
         try:
-            self._towards[address][0].send_multipart(parts, zmq.NOBLOCK)
+            # One frame costs half of what two cost.
+            frame = b"".join((len(head).to_bytes(2, "big"), head, body))
+            self._towards[address][0].send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return False
-        self.bytes_sent += sum(map(len, parts))
+        self.bytes_sent += len(frame)
         return True
 
     def close(self) -> None:
@@ -154,11 +156,12 @@ class Post:
             if inbox is None or inbox.closed:
                 return
             try:
-                parts = inbox.recv_multipart(zmq.NOBLOCK)
+                frame = inbox.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self.bytes_received += sum(map(len, parts))
-            self._received(parts)
+            self.bytes_received += len(frame)
+            end = 2 + int.from_bytes(frame[:2], "big")
+            self._received(frame[2:end], frame[end:])
         self._loop.call_soon(self._take)
 
     def _follow(self, address: str, monitor: zmq.Socket[bytes]) -> None:

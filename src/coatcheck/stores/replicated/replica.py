@@ -237,7 +237,9 @@ class Replica:
                 continue
             if session_id in self._deleted:
                 continue  # whatever it is, it comes too late
-            state = condensed(shifted(item.state, now))
+            state = shifted(item.state, now)
+            if state.complete:
+                state = condensed(state)
             entry = self._entries.get(session_id)
             if entry is None:
                 if _end(state) > now:

@@ -121,9 +121,9 @@ class ReplicatedStore:
         target = self._target
         loop = asyncio.get_running_loop()
 
-        def received(parts: list[bytes]) -> None:
+        def received(head: bytes, body: bytes) -> None:
             if self._cluster is not None:
-                self._cluster.receive(parts)
+                self._cluster.receive(head, body)
 
         def connected(address: str) -> None:
             if self._cluster is not None:
