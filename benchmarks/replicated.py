@@ -4,7 +4,8 @@
     python -m benchmarks.replicated --quick     a look in seconds
 
 For 1 to 8 processes on loopback, each of them a peer: how many commits they get acknowledged by all others in a second, and
-how long one takes; what a session takes in memory, in all processes together; and how many bytes are sent for it.
+how long one takes, and how much work it is for each of them; what a session takes in memory, in all processes together; and how
+many bytes are sent for it.
 And once: what reading costs, compared with the memory store.
 """
 
@@ -38,6 +39,7 @@ class Cost:
     Attributes:
         commits: acknowledged by all, in a second, by all peers together.
         p50_ms, p99_ms: how long one took, from its caller's point of view.
+        cpu_us: microseconds of processor time for a commit, on each of the servers.
         memory: bytes per session, in all processes together.
         traffic: bytes sent per session that is created, by all processes together.
         commit_traffic: bytes sent per commit.
@@ -46,6 +48,7 @@ class Cost:
     commits: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
     memory: float
     traffic: float
     commit_traffic: float
@@ -65,7 +68,7 @@ async def cost_of(peers: list[PeerProcess], options: argparse.Namespace) -> Cost
     sessions = share * len(peers)
 
     each = options.commits // len(peers)
-    before, began = await bytes_sent(peers), perf_counter()
+    before, worked, began = await bytes_sent(peers), await total(peers, "processor_time"), perf_counter()
     several = [dict(list(mine.items())[:200]) for mine in made]
     work = (
         peer("commit", sessions=mine, count=each, in_flight=options.in_flight)
@@ -73,10 +76,12 @@ async def cost_of(peers: list[PeerProcess], options: argparse.Namespace) -> Cost
     )
     took = [duration for durations in await asyncio.gather(*work) for duration in durations]
     seconds = perf_counter() - began
+    worked = await total(peers, "processor_time") - worked
     p50, p99 = harness.percentiles(took)
     commits = each * len(peers)
     told = await bytes_sent(peers) - before
-    return Cost(commits / seconds, p50, p99, memory / sessions, sent / sessions, told / commits)
+    cpu_us = worked / commits / len(peers) / 1000
+    return Cost(commits / seconds, p50, p99, cpu_us, memory / sessions, sent / sessions, told / commits)
 
 
 async def together(peers: list[PeerProcess], do: str, **arguments: Any) -> list[Any]:
@@ -151,6 +156,7 @@ def report(found: dict[int, Cost], read: harness.Samples) -> list[dict[str, Any]
             f"{cost.commits:,.0f}",
             f"{cost.p50_ms:.1f}",
             f"{cost.p99_ms:.1f}",
+            f"{cost.cpu_us:.0f}",
             f"{cost.memory:,.0f}",
             f"{count * copy + own:,.0f}",
             f"{cost.traffic:,.0f}",
@@ -164,6 +170,7 @@ def report(found: dict[int, Cost], read: harness.Samples) -> list[dict[str, Any]
         "commits/s",
         "p50 ms",
         "p99 ms",
+        "cpu us",
         "bytes a session",
         "formula",
         "sent a session",

@@ -167,6 +167,10 @@ class Obey:
             failed += await outcome_of(self.store.update(session_id, commit, timeout=DEADLINE)) != "acknowledged"
         return failed
 
+    async def processor_time(self) -> int:
+        """Nanoseconds that this process has worked, all of its threads together."""
+        return time.process_time_ns()
+
     async def memory(self) -> int:
         """Bytes of this process in the machine's memory."""
         gc.collect()
