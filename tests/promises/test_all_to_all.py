@@ -39,7 +39,7 @@ def hosts() -> Iterator[Hosts]:
     if missing:
         assert not hosts_are_required(), missing
         pytest.skip(missing)
-    with Hosts(3) as hosts:
+    with Hosts(4) as hosts:
         yield hosts
 
 
@@ -395,6 +395,30 @@ async def test_peers_at_the_addresses_of_a_name_come_and_go_with_it(hosts: Hosts
     await until(fleet.all, lambda looks: all((look["live"], look["ready"]) == (2, True) for look in looks))
     assert await second("delete", session_id=next(iter(sessions)))
     await agreement(fleet.all)
+
+
+async def test_peers_with_stable_names_are_found_wherever_they_start_again(hosts: Hosts, fleet: Fleet) -> None:
+    """As on Kubernetes, where a pod that was moved has another address, and one that is not there has none."""
+    names = ",".join(f"shop-{number}.shop:7946" for number in range(3))
+    url = f"replicated://{names}?plaintext=yes&silence={SILENCE}&reread=0.1"
+    first = await fleet.start(url, before=hosts.command(0))
+    assert not await first("ready", timeout=0.5), "not even its own name is known yet"
+    hosts.call("shop-0.shop", 0)
+    assert not await first("ready", timeout=2.5), "it is one of three, and begins with nothing"
+    hosts.call("shop-1.shop", 1)
+    second = await fleet.start(url, before=hosts.command(1))
+    assert await first("ready", timeout=30)
+    sessions: dict[str, str] = await first("create", count=10, idle_ms=600_000)
+    hosts.call("shop-2.shop", 2)
+    third = await fleet.start(url, before=hosts.command(2))
+    await until(fleet.all, lambda looks: all((look["live"], look["ready"]) == (2, True) for look in looks))
+    await second.kill()
+    hosts.call("shop-1.shop")  # while it is away nobody is told where it is
+    await until([first, third], lambda looks: [look["live"] for look in looks] == [1, 1])
+    hosts.call("shop-1.shop", 3)
+    moved = await fleet.start(url, before=hosts.command(3))
+    await until([first, third, moved], lambda looks: all((look["live"], look["ready"]) == (2, True) for look in looks))
+    assert None not in (await moved("read", session_ids=list(sessions))).values()
 
 
 # --- R11: clocks --------------------------------------------------------------------------------------------------------

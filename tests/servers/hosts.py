@@ -22,6 +22,7 @@ class Hosts:
         self._switch = f"{name}-s"
         self._names = [f"{name}-{number}" for number in range(count)]
         self._folders = [Path("/etc/netns") / name for name in self._names]
+        self._called: dict[str, tuple[int, ...]] = {}
         self._made: list[str] = []
 
     @staticmethod
@@ -76,9 +77,10 @@ class Hosts:
 
     def call(self, name: str, *hosts: int) -> None:
         """Let a name stand for the addresses of these hosts, on all of them, in place of what it stood for."""
+        self._called[name] = hosts
+        lines = [f"{self.address(host)} {name}\n" for name, hosts in self._called.items() for host in hosts]
         for folder in self._folders:
-            # In place: the file is what the hosts' processes see as theirs.
-            (folder / "hosts").write_text("".join(f"{self.address(host)} {name}\n" for host in hosts))
+            (folder / "hosts").write_text("".join(lines))  # in place: it is the file that their processes have open
 
     def _build(self) -> None:
         for name in (self._switch, *self._names):

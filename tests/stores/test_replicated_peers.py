@@ -570,6 +570,7 @@ async def test_whoever_is_none_of_the_peers_is_told_at_the_start(opened: list[Re
         ("replicated://127.0.0.1:7946,localhost:7946", "are the same peer"),
         (f"replicated://127.0.0.1:{free_port()}?me=127.0.0.1:{free_port()}", "none of the peers"),
         (f"replicated://127.0.0.1:{free_port()}?listen=192.0.2.1:{free_port()}", "listen='192.0.2.1"),
+        (f"replicated://127.0.0.1:{free_port()}?listen=127.0.0.1:{free_port()}", "is not among them"),
     ]:
         store = ReplicatedStore.from_url(url)
         opened.append(store)

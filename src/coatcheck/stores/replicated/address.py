@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -178,14 +178,32 @@ class Target:
                     "or say ?plaintext=yes if nobody else can reach this network",
                 )  # fmt: skip
 
-    def addresses(self) -> dict[str, str]:
+    @property
+    def moves(self) -> bool:
+        """Whether who the peers are, or where, may change while they run."""
+        return self.source != "list" or not all(map(has_ip, self.peers))
+
+    def addresses(self, known: Mapping[str, str] = {}) -> dict[str, str]:
         """Who the peers are at present: each as it is listed, and by its IP address. Waits for DNS, or reads the file.
 
+        Args:
+            known: the addresses before, for names that cannot be looked up now. A name that never could be stands for
+                itself: somebody who is not there yet, or no more.
+
         Raises:
-            OSError: that is not possible at present.
+            OSError: no name can be looked up, or the file cannot be read.
             ConfigurationError: what was found there cannot work.
         """
-        found = {name: _resolved(name) for name in self._listed()}
+        found: dict[str, str] = {}
+        problem: OSError | None = None
+        for name in self._listed():
+            try:
+                found[name] = _resolved(name)
+            except OSError as error:
+                problem = error
+                found[name] = known.get(name, name)
+        if problem is not None and not any(map(has_ip, found.values())):
+            raise problem
         for name, address in found.items():
             twin = next((other for other in found if other != name and found[other] == address), None)
             if twin is not None:
@@ -235,6 +253,15 @@ def check_distinct(peers: tuple[str, ...]) -> None:
     for peer in peers:
         if peers.count(peer) > 1:
             raise ConfigurationError("store", peer, "this peer is listed twice", "List each process once")
+
+
+def has_ip(peer: str) -> bool:
+    """Whether `host:port` has an IP address for a host."""
+    try:
+        ipaddress.ip_address(peer.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _resolved(peer: str) -> str:

@@ -112,7 +112,7 @@ class Post:
             # One frame costs half of what two cost.
             frame = b"".join((len(head).to_bytes(2, "big"), head, body))
             self._towards[address][0].send(frame, zmq.NOBLOCK)
-        except zmq.Again:
+        except (zmq.Again, KeyError):  # nobody knows its address yet
             return False
         self.bytes_sent += len(frame)
         return True

@@ -10,14 +10,14 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import zmq
 from msgspec.structs import replace
 
 from coatcheck.errors import ConfigurationError, Conflict, OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record, apply
-from coatcheck.stores.replicated.address import Target
+from coatcheck.stores.replicated.address import Target, has_ip
 from coatcheck.stores.replicated.cluster import Batch, Cluster
 from coatcheck.stores.replicated.post import Post
 from coatcheck.stores.replicated.replica import News, Replica
@@ -55,6 +55,7 @@ class ReplicatedStore:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._list_is_known = True
+        self._addresses: dict[str, str] = {}
         self._post: Post | None = None
         self._cluster: Cluster | None = None
         node = urlsafe_b64encode(os.urandom(6)).decode()
@@ -133,7 +134,7 @@ class ReplicatedStore:
             if self._cluster is not None:
                 self._cluster.disconnected(address)
 
-        peers = await loop.run_in_executor(None, target.addresses)
+        peers = self._addresses = await loop.run_in_executor(None, target.addresses)
         if self._closed:
             raise StoreUnavailable(target.shown, "it has been closed")
         post = Post(
@@ -167,6 +168,8 @@ class ReplicatedStore:
                 raise ConfigurationError(
                     "listen", target.listen, f"nothing can listen there ({error})", "Use a free address of this machine"
                 ) from None
+            if mine not in filter(has_ip, peers.values()):
+                self._refuse([f"{me} is not among them, or its name cannot be looked up"])
             return mine
         problems = []
         for name, address in peers.items():
@@ -177,9 +180,13 @@ class ReplicatedStore:
                     problems.append(f"{name}: {error}")
                 else:
                     return address
-        if target.source != "list":  # it may be listed any moment
+        self._refuse(problems)
+
+    def _refuse(self, problems: list[str]) -> NoReturn:
+        target = self._target
+        if target.source != "list" or not all(map(has_ip, self._addresses.values())):  # that may change any moment
             raise StoreUnavailable(
-                target.shown, f"this process is none of the peers that are listed at present ({'; '.join(problems)})"
+                target.shown, f"this process is none of the peers that are known at present ({'; '.join(problems)})"
             )
         raise ConfigurationError(
             "store", target.shown, f"this process can be none of the peers ({'; '.join(problems) or 'none is listed'})",
@@ -193,9 +200,9 @@ class ReplicatedStore:
         assert post is not None
         new, old = cluster.set_peers(addresses - {cluster.me})
         self._replica.servers = len(addresses | {cluster.me})
-        for address in old:
+        for address in filter(has_ip, old):
             post.disconnect(address)
-        for address in new:
+        for address in filter(has_ip, new):
             post.connect(address)
 
     def _reconnect(self, address: str) -> None:
@@ -210,17 +217,19 @@ class ReplicatedStore:
         loop = asyncio.get_running_loop()
         cluster.tick()
         self._timer = loop.call_later(min(0.1, self._target.silence / 10) if cluster.ready else 0.02, self._tick)
-        if self._target.source != "list" and loop.time() >= self._reread_at:
-            self._reread_at = loop.time() + self._target.reread
-            loop.run_in_executor(None, self._target.addresses).add_done_callback(self._reread)
+        if self._target.moves and loop.time() >= self._reread_at:
+            self._reread_at = float("inf")  # one look at a time, however slow DNS is
+            loop.run_in_executor(None, self._target.addresses, self._addresses).add_done_callback(self._reread)
 
     def _reread(self, read: asyncio.Future[dict[str, str]]) -> None:
         if read.cancelled() or self._cluster is None:
             return
+        self._reread_at = asyncio.get_running_loop().time() + self._target.reread
         error = read.exception()
         known, self._list_is_known = self._list_is_known, error is None
         if error is None:
-            self._meet(set(read.result().values()))
+            self._addresses = read.result()
+            self._meet(set(self._addresses.values()))
         elif known:
             _log.warning(
                 "%s: the list of peers cannot be read; going on with the last one: %s", self._target.shown, error
