@@ -223,6 +223,7 @@ def main(arguments: list[str]) -> int:
     harness.write_json(options.json, content)
     bars = {
         "commits in a second": {f"{n} peers": harness.Spread.of([cost.commits]) for n, cost in found.items()},
+        "a commit, 99th percentile, ms": {f"{n} peers": harness.Spread.of([cost.p99_ms]) for n, cost in found.items()},
         "memory, bytes a session": {f"{n} peers": harness.Spread.of([cost.memory]) for n, cost in found.items()},
         "sent, bytes a session": {f"{n} peers": harness.Spread.of([cost.traffic]) for n, cost in found.items()},
     }

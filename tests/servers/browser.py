@@ -48,10 +48,10 @@ class Browser:
     async def get(self, path: str, **options: Any) -> httpx.Response:
         return await self.request("GET", path, **options)
 
-    async def get_when_up(self, path: str) -> httpx.Response:
+    async def get_when_up(self, path: str, **options: Any) -> httpx.Response:
         """The first answer other than 503: a server that was down is asked about again only now and then."""
         async with asyncio.timeout(15):
-            while (response := await self.get(path)).status_code == 503:
+            while (response := await self.get(path, **options)).status_code == 503:
                 await asyncio.sleep(0.02)
         return response
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -111,7 +112,12 @@ class WebServer:
     def runs(self) -> bool:
         """Whether it serves by now."""
         assert self.process.alive, self.log
-        return self._ready in self.log[self._log_read_from :]
+        return self._ready in self.log[self._log_read_from :] and self._listens()
+
+    def _listens(self) -> bool:
+        # With several workers it says so before the first of them does.
+        with socket.socket() as probe:
+            return not self._several or probe.connect_ex((LOOPBACK, self.port)) == 0
 
 
 class Gunicorn(WebServer):
