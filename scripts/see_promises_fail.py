@@ -614,7 +614,7 @@ DAMAGES = [
            (REPLICA, "return (ord(session_id[0]) * 31 + ord(session_id[1])) % BUCKETS", "return 0")),
     damage("R10 all-to-all: a joiner does not wait for what others are taking over", f"{ALL_TO_ALL} does_not_hear",
            (CLUSTER_OF_PEERS, "default=Stage.STARTING) == Stage.JOINING:", "default=Stage.STARTING) is None:")),
-    damage("R10 all-to-all: who slept shows what was before", f"{ALL_TO_ALL} slept",
+    damage("R10 all-to-all: who slept shows what was before", f"{ALL_TO_ALL} nothing_old",
            (CLUSTER_OF_PEERS, "            self._wake(now)\n", "            pass\n"),
            (CLUSTER_OF_PEERS, "return self.ready and self._now() - self._ticked_at <= self._silence", "return self.ready")),
     damage("R5 all-to-all: what is under way to a peer that hangs has no limit", f"{ALL_TO_ALL} hangs",

@@ -18,6 +18,7 @@ import pytest
 from coatcheck.stores.replicated import ReplicatedStore
 from coatcheck.testing import a_commit, a_record
 from tests.servers.browser import COOKIE
+from tests.servers.clock import fair_time
 from tests.servers.haproxy import Balancer
 from tests.servers.hosts import Hosts, hosts_are_required
 from tests.servers.peers import PeerProcess, agreement
@@ -276,14 +277,18 @@ async def test_a_peer_that_hangs_costs_the_others_a_bounded_amount_of_memory_and
     print(f"the writer grew by {grown:,} bytes, {failed} commits failed")
 
 
-async def test_who_slept_does_not_show_what_was_before_it_fell_asleep(fleet: Fleet) -> None:
+async def test_a_commit_waits_for_a_peer_that_hangs_until_it_counts_as_gone_and_that_one_shows_nothing_old_when_it_wakes(
+    fleet: Fleet,
+) -> None:
     await fleet.start_all(url_for(2, f"silence={SILENCE}"), 2)
     awake, asleep = fleet.all
     [(session_id, proof)] = (await awake("create", count=1, idle_ms=600_000)).items()
     asleep.process.send_signal(signal.SIGSTOP)
     try:
-        await until([awake], lambda looks: looks[0]["live"] == 0)
+        began = fair_time()
         await awake("update", session_id=session_id, proof=proof, increments={"hits": 1})
+        assert SILENCE / 2 < fair_time() - began < SILENCE + 0.5
+        assert (await awake("look"))["live"] == 0
         asked = asyncio.create_task(asleep("read", session_ids=[session_id]))
         await asyncio.sleep(0.2)  # so that this is the first that it hears when it wakes
     finally:

@@ -27,6 +27,8 @@ from coatcheck.stores.opening import open_store, open_sync_store
 from coatcheck.stores.replicated import ReplicatedStore, SyncReplicatedStore
 from coatcheck.stores.replicated.address import Target
 from coatcheck.stores.replicated.keys import ClusterKey
+from coatcheck.stores.replicated.messages import Tell
+from coatcheck.stores.replicated.replica import News
 from coatcheck.testing import a_commit, a_record
 from tests.servers.processes import LOOPBACK, free_port
 from tests.stores.replicas import PATIENT, close_peers, common, in_agreement, open_peers, url_for
@@ -393,6 +395,11 @@ async def test_what_cannot_be_understood_is_discarded_and_counted(peers: list[Re
     stranger.close(0)
     context.term()
     assert good.synced
+    nobody = Tell([News("", None, 1000)])  # what a peer of another make might say
+    peers[0]._cluster._send(peers[0]._cluster.peers[cluster.me], nobody)  # type: ignore[union-attr]
+    async with asyncio.timeout(15):
+        while peers[1].figures["discarded"] == sent:
+            await asyncio.sleep(0.02)
     assert peers[1].digest == before
     assert common(await peers[1].read(new.session_id)) == common(await peers[0].read(new.session_id))
 
@@ -468,6 +475,27 @@ async def test_a_full_server_refuses_what_grows_and_still_reads_and_logs_out(ope
     assert await opened[1].delete(sessions[0].session_id)
     await opened[0].create(a_record())
     await in_agreement(opened)
+
+
+async def test_a_message_that_is_too_large_is_not_taken_and_nothing_else_is_missed(
+    opened: list[ReplicatedStore],
+) -> None:
+    opened += await open_peers(2, f"{PATIENT}&max_message=100000")
+    context = zmq.asyncio.Context()
+    stranger = context.socket(zmq.PUSH)
+    monitor = stranger.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    stranger.connect(f"tcp://{opened[1]._cluster.me}")  # type: ignore[union-attr]
+    await stranger.send(b"x" * 1_000_000)
+    shown_the_door = await monitor.poll(15_000)
+    stranger.disable_monitor()
+    for socket in (monitor, stranger):
+        socket.close(0)
+    context.term()
+    assert shown_the_door
+    assert opened[1].figures["bytes_received"] < 100_000
+    new = a_record(fields={"n": "1"})
+    await opened[0].create(new)
+    assert common(await opened[1].read(new.session_id)) == common(await opened[0].read(new.session_id))
 
 
 async def test_who_takes_nothing_in_makes_commits_wait_and_is_then_gone_without_it(

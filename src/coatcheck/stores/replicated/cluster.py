@@ -34,6 +34,7 @@ from coatcheck.stores.replicated.messages import (
     encode,
 )
 from coatcheck.stores.replicated.replica import BUCKETS, Claim, News, Replica
+from coatcheck.ticket import ID_CHARACTERS
 
 _log = logging.getLogger("coatcheck")
 
@@ -590,5 +591,7 @@ def _is_sound(body: Body) -> bool:
             return len(digests) == BUCKETS
         case ListBucket(bucket):
             return 0 <= bucket < BUCKETS
+        case Tell(news) | Given(news):
+            return all(len(item.session_id) == ID_CHARACTERS for item in news)
         case _:
             return True
