@@ -3,9 +3,9 @@
     python -m benchmarks.replicated             some minutes
     python -m benchmarks.replicated --quick     a look in seconds
 
-For 1 to 8 processes on loopback, each of them a peer: how many commits they get acknowledged by all others in a second, and
-how long one takes, and how much work it is for each of them; what a session takes in memory, in all processes together; and how
-many bytes are sent for it.
+For 1 to 8 processes on loopback, each of them a peer: how many commits they get acknowledged by all others in a second, how
+long one takes, and how much work it is for each of them; what a session takes in memory, in all processes together; and
+how many bytes are sent for it.
 And once: what reading costs, compared with the memory store.
 """
 

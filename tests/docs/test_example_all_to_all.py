@@ -12,7 +12,7 @@ import yaml
 from coatcheck.stores.replicated.address import Target
 from coatcheck.stores.replicated.keys import ClusterKey
 from tests.servers.browser import Browser
-from tests.servers.processes import LOOPBACK, ROOT, eventually, free_ports
+from tests.servers.processes import ROOT, eventually, free_ports
 from tests.servers.web import WebServer
 
 FOLDER = ROOT / "examples" / "all_to_all"
@@ -45,7 +45,7 @@ def test_the_manifest_lists_every_pod_by_its_stable_name(manifest: dict[tuple[st
 
 
 async def test_the_shop_runs_with_two_workers_as_it_says() -> None:
-    said = (FOLDER / "shop.py").read_text("utf-8")
+    said = (FOLDER / "visits.py").read_text("utf-8")
     [(url, workers, factory)] = re.findall(r"SHOP_STORE=(\S+) uvicorn --factory --workers (\d) (\S+)", said)
     ports = free_ports(int(workers))
     url = url.replace("7946-7947", f"{ports[0]}-{ports[-1]}")

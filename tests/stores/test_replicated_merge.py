@@ -6,6 +6,7 @@ from functools import reduce
 from itertools import permutations
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
@@ -283,14 +284,17 @@ def test_logouts_that_are_remembered_take_room_that_somebody_waits_for() -> None
     clock = Clock()
     replica = a_replica("node", clock, max_bytes=100_000)
     made = 0
-    try:
+
+    def log_in_and_out() -> None:
+        nonlocal made
+        new = a_record()
+        replica.create(new)
+        assert replica.delete(new.session_id)[0], "logging out always works"
+        made += 1
+
+    with pytest.raises(StoreFull, match="max_bytes=100000"):
         while made < 1000:
-            new = a_record()
-            replica.create(new)
-            made += 1
-            assert replica.delete(new.session_id)[0], "logging out always works"
-    except StoreFull as full:
-        assert "max_bytes=100000" in str(full)
+            log_in_and_out()
     assert 100 < made < 300
     clock.now += HOUR
     replica.sweep()

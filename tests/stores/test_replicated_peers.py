@@ -528,15 +528,21 @@ async def test_what_several_servers_added_to_one_session_while_they_were_apart_s
     new = a_record()
     await opened[0].create(new)
     for number, peer in enumerate(opened):  # nobody hears of it yet
-        _, news = peer._replica.update(new.session_id, a_commit(new, sets={f"n{number}": "1" * 9_500}))
-        assert news is not None
+
+        def fill(peer: ReplicatedStore = peer, number: int = number) -> None:
+            for more in range(1000):
+                peer._replica.update(new.session_id, a_commit(new, sets={f"n{number}-{more}": "1" * 1_000}))
+
+        with pytest.raises(StoreFull, match="max_message=40000"):
+            fill()
     await in_agreement(opened)
     await opened[2].close()
     opened[2] = ReplicatedStore(opened[0]._target)
     assert await opened[2].ready(timeout=15)
     record = await opened[2].read(new.session_id)
     assert record is not None
-    assert record.fields == {f"n{number}": "1" * 9_500 for number in range(3)}
+    assert {name.partition("-")[0] for name in record.fields} == {"n0", "n1", "n2"}
+    assert 24 <= len(record.fields) <= 30
 
 
 # --- set up wrongly ----------------------------------------------------------------------------------------------------

@@ -101,8 +101,8 @@ class Replica:
 
     Attributes:
         bytes: of memory that is taken by now, as reckoned; within a tenth of what is measured.
-        servers: how many hold these sessions. Each may add to one of them until it has its share of a message, while they are cut
-            off from each other, and all of it together must still fit.
+        servers: how many hold these sessions. While they are cut off from each other, each may add to a session until
+            it has its share of a message, and all of it together must still fit into one.
     """
 
     def __init__(

@@ -10,12 +10,12 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import zmq
 from msgspec.structs import replace
 
-from coatcheck.errors import ConfigurationError, Conflict, OutcomeUnknown, SessionGone, StoreUnavailable
+from coatcheck.errors import CoatcheckError, ConfigurationError, Conflict, OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record, apply
 from coatcheck.stores.replicated.address import Target, has_ip
 from coatcheck.stores.replicated.cluster import Batch, Cluster
@@ -85,7 +85,7 @@ class ReplicatedStore:
 
         Raises:
             ConfigurationError: no peer's address is this machine's, or all of them are taken.
-            StoreUnavailable: the peers' names cannot be looked up at present, or this process's address is not among them yet.
+            StoreUnavailable: the peers' names cannot be looked up at present, or this process is not among them yet.
         """
         if self._closed:
             raise StoreUnavailable(self._target.shown, "it has been closed")
@@ -149,8 +149,8 @@ class ReplicatedStore:
         self._post = post
         self._cluster = Cluster(
             self._replica, post, me=me, silence=target.silence, compare=target.compare,
-            remember_ms=round(target.remember * 1000), quorum=target.quorum, settings=target.shared, max_queue=target.max_queue,
-            clock_ms=self._clock, now=loop.time, soon=loop.call_soon, drop=self._reconnect,
+            remember_ms=round(target.remember * 1000), quorum=target.quorum, settings=target.shared,
+            max_queue=target.max_queue, clock_ms=self._clock, now=loop.time, soon=loop.call_soon, drop=self._reconnect,
         )  # fmt: skip
         self._meet(set(peers.values()))
         self._reread_at = loop.time() + target.reread
@@ -169,7 +169,7 @@ class ReplicatedStore:
                     "listen", target.listen, f"nothing can listen there ({error})", "Use a free address of this machine"
                 ) from None
             if mine not in filter(has_ip, peers.values()):
-                self._refuse([f"{me} is not among them, or its name cannot be looked up"])
+                raise self._is_no_peer([f"{me} is not among them, or its name cannot be looked up"])
             return mine
         problems = []
         for name, address in peers.items():
@@ -180,15 +180,15 @@ class ReplicatedStore:
                     problems.append(f"{name}: {error}")
                 else:
                     return address
-        self._refuse(problems)
+        raise self._is_no_peer(problems)
 
-    def _refuse(self, problems: list[str]) -> NoReturn:
+    def _is_no_peer(self, problems: list[str]) -> CoatcheckError:
         target = self._target
         if target.source != "list" or not all(map(has_ip, self._addresses.values())):  # that may change any moment
-            raise StoreUnavailable(
+            return StoreUnavailable(
                 target.shown, f"this process is none of the peers that are known at present ({'; '.join(problems)})"
             )
-        raise ConfigurationError(
+        return ConfigurationError(
             "store", target.shown, f"this process can be none of the peers ({'; '.join(problems) or 'none is listed'})",
             "List an address of this machine with a free port for each process, as in 'host:7946-7949' for four; "
             "or give ?me= and ?listen= where the others reach it under another address",

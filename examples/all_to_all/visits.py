@@ -1,6 +1,6 @@
 """A shop whose sessions are on every web server: no Redis, no database.
 
-    SHOP_STORE=replicated://127.0.0.1:7946-7947 uvicorn --factory --workers 2 examples.all_to_all.shop:shop
+    SHOP_STORE=replicated://127.0.0.1:7946-7947 uvicorn --factory --workers 2 examples.all_to_all.visits:shop
 
 `/ready` tells the balancer whether this process has all sessions. `kubernetes.yaml` beside this file runs three of them.
 """
