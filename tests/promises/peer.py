@@ -128,6 +128,18 @@ class Obey:
         applied = await self.store.update(session_id, a_commit(session, **but), timeout=DEADLINE)
         return {"version": applied.version, "counters": dict(applied.counters)}
 
+    async def visit(self, session_id: str, proof: str, seen: str, entry: str) -> str:
+        """What a browser with this freshness token does; gives its next one."""
+        session = a_record(session_id=session_id, secret_hash=proof)
+        commit = a_commit(session, seen=seen, sets={entry: "1"}, idle_ms=session.idle_ms)
+        return (await self.store.update(session_id, commit, timeout=DEADLINE)).seen
+
+    async def read_fresh(self, session_id: str, seen: str) -> dict[str, Any]:
+        began = time.monotonic()
+        found = await self.store.read_fresh(session_id, seen, timeout=DEADLINE)
+        fields = None if found.record is None else found.record.fields
+        return {"fields": fields, "lag": found.lag, "seen": found.seen, "seconds": time.monotonic() - began}
+
     async def delete(self, session_id: str) -> bool:
         return await self.store.delete(session_id, timeout=DEADLINE)
 

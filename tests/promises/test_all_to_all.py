@@ -586,3 +586,47 @@ async def test_what_was_missed_without_anybody_noticing_is_found_by_comparing() 
         assert peers[1].figures["repaired"] == 1
     finally:
         await close_peers(peers)
+
+
+# --- freshness ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_browser_finds_its_cart_past_a_cut_cable_and_waits_no_longer_than_it_may(
+    hosts: Hosts, fleet: Fleet
+) -> None:
+    addresses = ",".join(f"{hosts.address(number)}:7946" for number in range(3))
+    url = f"replicated://{addresses}?plaintext=yes&silence=4&catch_up=1&ack=none"
+    await fleet.start_all(url, 3, hosts)
+    writer, reader, between = fleet.all
+    await until(fleet.all, lambda looks: all(look["live"] == 2 for look in looks))
+    [(session_id, proof)] = (await writer("create", count=1, idle_ms=600_000)).items()
+    await agreement(fleet.all)
+
+    hosts.cut_between(0, 1)
+    seen = await writer("visit", session_id=session_id, proof=proof, seen="", entry="cart[tea]")
+    assert "cart[tea]" not in (await reader("read", session_ids=[session_id]))[session_id]
+    found = await reader("read_fresh", session_id=session_id, seen=seen)
+    assert (found["lag"], "cart[tea]" in found["fields"]) == ("", True), "the third one has it"
+    assert found["seconds"] < 1
+    hosts.heal_between(0, 1)
+    await until(fleet.all, lambda looks: all(look["live"] == 2 and look["ready"] for look in looks))
+    await agreement(fleet.all)
+
+    hosts.cut(1)
+    seen = await writer("visit", session_id=session_id, proof=proof, seen=seen, entry="cart[cups]")
+    found = await reader("read_fresh", session_id=session_id, seen=seen)
+    assert (found["lag"], found["seen"], list(found["fields"])) == ("late", None, ["cart[tea]"])
+    assert found["seconds"] < 1 + 0.5
+    await until([reader], lambda looks: looks[0]["live"] == 0)
+    await asyncio.sleep(4.5)  # now it knows that nobody is there
+    found = await reader("read_fresh", session_id=session_id, seen=seen)
+    assert (found["lag"], found["seen"], list(found["fields"])) == ("late", None, ["cart[tea]"])
+    assert found["seconds"] < 0.5
+    assert (await reader("look"))["rolled_back"] == 0, "what is cut off is not lost"
+
+    hosts.heal(1)
+    async with asyncio.timeout(30):
+        while (found := await reader("read_fresh", session_id=session_id, seen=seen))["lag"]:
+            await asyncio.sleep(0.1)
+    assert set(found["fields"]) == {"cart[tea]", "cart[cups]"}
+    assert (await between("look"))["stale"] == 0

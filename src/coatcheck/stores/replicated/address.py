@@ -73,6 +73,8 @@ class Target:
         compare: seconds between comparisons of all copies; default 10. So long may something stay missed that no gap
             in the messages told of, or that had to come round by a third server; each costs 2.5 kB per peer.
         reread: seconds between looks at the DNS name or the file; default 5. So long may a new peer stay unknown.
+        catch_up: seconds that a request waits at most for what its browser has done on another server, if that is not
+            here yet; default 0.1. After that it gets what is here.
         remember: seconds for which a logout is remembered; default 3600. Servers that were apart for longer drop
             sessions from before that only one of them has. More costs 450 bytes of memory for each logout in that time.
         quorum: how many peers, this one included, must have been heard before a starting process serves; 0 (default) for
@@ -98,6 +100,7 @@ class Target:
     timeout: float = 5.0
     compare: float = 10.0
     reread: float = 5.0
+    catch_up: float = 0.1
     remember: float = 3600.0
     quorum: int = 0
     max_sessions: int = 100_000
@@ -233,7 +236,7 @@ class Target:
 _LIMITS: dict[str, Any] = {
     name: Target.__dataclass_fields__[name].default
     for name in (
-        "silence", "timeout", "compare", "reread", "remember", "quorum",
+        "silence", "timeout", "compare", "reread", "catch_up", "remember", "quorum",
         "max_sessions", "max_bytes", "max_queue", "max_message",
     )
 }  # fmt: skip

@@ -17,8 +17,11 @@ from typing import Protocol
 
 import msgspec
 
+from coatcheck.stores.replicated.inquiries import Inquiries, Inquiry
 from coatcheck.stores.replicated.messages import (
     PROTOCOL,
+    Answer,
+    Ask,
     Body,
     Compare,
     Differ,
@@ -34,7 +37,7 @@ from coatcheck.stores.replicated.messages import (
     encode,
 )
 from coatcheck.stores.replicated.replica import BUCKETS, Claim, News, Replica
-from coatcheck.ticket import ID_CHARACTERS
+from coatcheck.ticket import is_session_id
 
 _log = logging.getLogger("coatcheck")
 
@@ -43,6 +46,8 @@ CHUNK = 256 * 1024
 
 _AT_ONCE = 500  # sessions asked for at once
 NEVER = float("-inf")
+MOST_INQUIRIES = 256
+"""Questions to all peers under way at once, on behalf of browsers that have seen more than is here."""
 
 
 class Postman(Protocol):
@@ -157,12 +162,18 @@ class Counts:
         discarded: messages that could not be understood, or came from somebody who is not in the list of peers.
         gaps: times that something was found missing in what a peer said.
         repaired: sessions that a periodic comparison brought up to date.
+        asked: times that a browser had seen more of its session than was here, so that the others were asked.
+        stale: of these, how often it could not be had in time.
+        rolled_back: of these, how often nobody had it any more.
         parted: times that a peer left the live set.
     """
 
     discarded: int = 0
     gaps: int = 0
     repaired: int = 0
+    asked: int = 0
+    stale: int = 0
+    rolled_back: int = 0
     parted: int = 0
 
 
@@ -223,6 +234,7 @@ class Cluster:
         self._news: list[News] = []
         self._claims: list[Claim] = []
         self._batch = Batch()
+        self._inquiries = Inquiries()
         self._asked = False
         self._flush_is_due = False
         self._began = self._ticked_at = now()
@@ -270,6 +282,27 @@ class Cluster:
         self._flush_soon()
         return self._batch
 
+    def inquire(self, session_id: str, is_enough: Callable[[], bool], act: Callable[[], None]) -> Inquiry | None:
+        """Ask all peers for what they have of a session; see `Inquiry`. To be closed with `inquired`.
+
+        `None` if too many such questions are under way: who makes up tokens must not keep everybody busy.
+        """
+        if len(self._inquiries) >= MOST_INQUIRIES:
+            return None
+        self.counts.asked += 1
+        inquiry = self._inquiries.open(session_id, is_enough, act)
+        now, mark = self._now(), self.replica.mark_of(session_id)
+        inquiry.waiting = {peer.address for peer in self.peers.values() if now - peer.heard_at <= self._silence}
+        inquiry.unanimous = len(inquiry.waiting) == len(self.peers)
+        for address in sorted(inquiry.waiting):
+            self._send(self.peers[address], Ask(inquiry.number, session_id, mark))
+        inquiry.look()
+        return inquiry
+
+    def inquired(self, inquiry: Inquiry) -> None:
+        """Nobody waits for the answers any more."""
+        self._inquiries.close(inquiry)
+
     # --- who is there ------------------------------------------------------------------------------------------------
 
     def set_peers(self, addresses: set[str]) -> tuple[set[str], set[str]]:
@@ -278,6 +311,7 @@ class Cluster:
         for address in old:
             gone = self.peers.pop(address)
             self._unfollow(gone)
+            self._inquiries.lost(address)
             self._numbers[address] = gone.number  # if it comes back, it must not take what is new for old
         self.peers |= {address: Peer(address, number=self._numbers.pop(address, 0)) for address in sorted(new)}
         return new, set(old)
@@ -310,7 +344,7 @@ class Cluster:
         if head.node == peer.node and head.number < peer.next:
             # It was overtaken on the way, by another connection. News are news, in whatever order.
             if isinstance(body, Tell):
-                self.replica.learn(body.news)
+                self._learn(body.news)
             return
         peer.heard_at = now
         has_all_now = peer.stage == Stage.JOINING and head.stage == Stage.SERVING
@@ -330,7 +364,7 @@ class Cluster:
     def _act(self, peer: Peer, body: Body, now: float) -> None:
         match body:
             case Tell(news, claims):
-                self.replica.learn(self._credible(peer, news))
+                self._learn(self._credible(peer, news))
                 for claim in claims:
                     self.replica.learn_claim(claim)
                 peer.owed = True
@@ -342,6 +376,12 @@ class Cluster:
                 self._send(peer, Listed(bucket, self.replica.listing(bucket)))
             case Fetch(session_ids):
                 self._send(peer, Given(*self.replica.news_of(session_ids, CHUNK)))
+            case Ask(number, session_id, mark):
+                same = self.replica.mark_of(session_id) == mark
+                self._send(peer, Answer(number, [] if same else self.replica.news_of([session_id], CHUNK)[0]))
+            case Answer(number, news):
+                self._learn(self._credible(peer, news))
+                self._inquiries.answered(number, peer.address)
             case Differ(buckets) if peer.walk is not None:
                 peer.walk.buckets = deque(buckets)
                 self._walk_on(peer, now)
@@ -354,13 +394,18 @@ class Cluster:
                 peer.walk.wanted = self.replica.wanted(bucket, listing)
                 self._walk_on(peer, now)
             case Given(news, count) if peer.walk is not None:
-                changed = self.replica.learn(self._credible(peer, news))
+                changed = self._learn(self._credible(peer, news))
                 if peer.synced:
                     self.counts.repaired += changed
                 peer.walk.wanted = peer.walk.wanted[max(1, count) :]
                 self._walk_on(peer, now)
             case _:
                 pass
+
+    def _learn(self, news: list[News]) -> int:
+        changed = self.replica.learn(news)
+        self._inquiries.heard_of(item.session_id for item in news)
+        return changed
 
     def _credible(self, peer: Peer, news: list[News]) -> list[News]:
         """Without what may have been deleted here so long ago that nobody remembers."""
@@ -455,6 +500,7 @@ class Cluster:
 
     def _forget_way(self, peer: Peer) -> None:
         self._unfollow(peer)
+        self._inquiries.lost(peer.address)
         peer.walk = None  # its question or the answer may be lost; whatever is heard next begins another
         peer.sent.clear()
         peer.in_flight = 0
@@ -592,6 +638,8 @@ def _is_sound(body: Body) -> bool:
         case ListBucket(bucket):
             return 0 <= bucket < BUCKETS
         case Tell(news) | Given(news):
-            return all(len(item.session_id) == ID_CHARACTERS for item in news)
+            return all(is_session_id(item.session_id) for item in news)
+        case Ask(_, session_id):
+            return is_session_id(session_id)
         case _:
             return True

@@ -97,7 +97,22 @@ class Given(Struct, frozen=True, array_like=True, tag="given"):
     count: int
 
 
-Body: TypeAlias = Tell | Compare | Differ | ListBucket | Listed | Fetch | Given | None
+class Ask(Struct, frozen=True, array_like=True, tag="ask"):
+    """What do you have of this session, if it is not what I have? Its fingerprint is `mark`, 0 for nothing."""
+
+    number: int
+    session_id: str
+    mark: int
+
+
+class Answer(Struct, frozen=True, array_like=True, tag="answer"):
+    """This, and no more."""
+
+    number: int
+    news: list[News]
+
+
+Body: TypeAlias = Tell | Compare | Differ | ListBucket | Listed | Fetch | Given | Ask | Answer | None
 """`None`: nothing but the head, a sign of life."""
 
 encode = msgspec.msgpack.Encoder().encode

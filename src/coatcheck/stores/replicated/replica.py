@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from coatcheck.errors import OutcomeUnknown, SessionExists, SessionGone, StoreFull, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created, remembers
+from coatcheck.stores.replicated.freshness import Seen, includes
 from coatcheck.stores.replicated.merge import (
     BEFORE_ALL,
     LogicalClock,
@@ -45,11 +46,13 @@ class News(Struct, frozen=True, array_like=True, gc=False):
         session_id: which.
         state: what changed, or the whole session; `None` if it was deleted.
         remember_ms: for how long a deletion must be remembered from now on.
+        missing: how many earlier commits are not in a whole session, as far as its sender knows.
     """
 
     session_id: str
     state: State | None
     remember_ms: int = 0
+    missing: int = 0
 
 
 class Claim(Struct, frozen=True, array_like=True, gc=False):
@@ -127,6 +130,7 @@ class Replica:
         self._remember_ms = remember_ms
         self._entries: dict[str, _Entry] = {}
         self._deleted: dict[str, int] = {}  # until when each is remembered
+        self._missing: dict[str, int] = {}  # commits that came before ones heard of, and that have not been heard of
         self._owners: dict[str, set[str]] = {}
         self._claims: dict[str, tuple[Stamp, int]] = {}  # whose, and until when
         self._ends: list[tuple[int, str]] = []  # of sessions and of memories; the entry itself knows better
@@ -216,6 +220,22 @@ class Replica:
         entry = self._entries.get(session_id)
         return None if entry is None else entry.state.generation
 
+    def state_of(self, session_id: str) -> State | None:
+        """All of a session; `None` if there is no such session."""
+        entry = self._entries.get(session_id)
+        return None if entry is None else entry.state
+
+    def includes(self, session_id: str, seen: Seen) -> bool:
+        """Whether all that was seen of a session is here. There is nothing more of one that was deleted."""
+        if session_id in self._deleted:
+            return True
+        entry = self._entries.get(session_id)
+        return entry is not None and session_id not in self._missing and includes(entry.state, seen)
+
+    def give_up(self, session_id: str) -> None:
+        """Nobody has any more of this session: what is missing of it is lost."""
+        self._missing.pop(session_id, None)
+
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._entries
 
@@ -243,14 +263,34 @@ class Replica:
             entry = self._entries.get(session_id)
             if entry is None:
                 if _end(state) > now:
+                    self._note_missing(session_id, None, state, item.missing)
                     self._keep(session_id, state, None)
                     changed += 1
                 continue
             joined = join(entry.state, state)
             if joined != entry.state:
+                self._note_missing(session_id, entry.state, state, item.missing)
                 self._keep(session_id, joined, None)
                 changed += 1
         return changed
+
+    def _note_missing(self, session_id: str, before: State | None, news: State, missing_there: int) -> None:
+        """Whether news leave out commits that came before them: their number alone does not tell that they are here."""
+        if before is not None and before.generation > news.generation:
+            return
+        known = before.commits if before is not None and before.generation == news.generation else {}
+        missing = self._missing.get(session_id, 0) if known else 0
+        if news.complete:
+            covers_all = all(news.commits.get(node, 0) >= count for node, count in known.items())
+            missing = missing_there if covers_all else missing + missing_there
+        else:
+            for node, count in news.commits.items():
+                here = known.get(node, 0)
+                missing += count - here - 1 if count > here else -1  # one that was overtaken fills its gap
+        if missing > 0:
+            self._missing[session_id] = missing
+        else:
+            self._missing.pop(session_id, None)
 
     def born_before(self, item: News, moment_ms: int) -> bool:
         """Whether a session began before this moment, by this server's clock, as far as can be told from `item`."""
@@ -306,10 +346,15 @@ class Replica:
             entry = self._entries.get(session_id)
             if entry is not None:
                 size += entry.size
-                news.append(News(session_id, shifted(entry.state, -now)))
+                missing = self._missing.get(session_id, 0)
+                news.append(News(session_id, shifted(entry.state, -now), missing=missing))
             elif session_id in self._deleted:
                 news.append(News(session_id, None, self._deleted[session_id] - now))
         return news, done
+
+    def mark_of(self, session_id: str) -> int:
+        """What a session's copy here has in common with equal ones elsewhere; 0 if there is nothing."""
+        return self._buckets[_bucket_of(session_id)].get(session_id, 0)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -394,6 +439,7 @@ class Replica:
 
     def _drop(self, session_id: str, entry: _Entry) -> None:
         del self._entries[session_id]
+        self._missing.pop(session_id, None)
         self.bytes -= entry.weight
         if entry.state.owner is not None:
             self._disown(entry.state.owner.name, session_id)

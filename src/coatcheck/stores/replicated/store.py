@@ -16,9 +16,10 @@ import zmq
 from msgspec.structs import replace
 
 from coatcheck.errors import CoatcheckError, ConfigurationError, Conflict, OutcomeUnknown, SessionGone, StoreUnavailable
-from coatcheck.record import Applied, Changes, NewRecord, Record, apply
+from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record, Renewal, apply
 from coatcheck.stores.replicated.address import Target, has_ip
 from coatcheck.stores.replicated.cluster import Batch, Cluster
+from coatcheck.stores.replicated.freshness import Seen, after_commit, what_is_left
 from coatcheck.stores.replicated.post import Post
 from coatcheck.stores.replicated.replica import News, Replica
 
@@ -36,9 +37,10 @@ def _now_ms() -> int:
 class ReplicatedStore:
     """Sessions on every web server. Each change goes to all of them before it is answered; any server serves any user.
 
-    Reading asks nobody. A commit waits until every live peer has it (`ack=all`), most peers (`ack=majority`) or for nobody
-    (`ack=none`); logins and logouts wait for every live peer in any case. A peer that says nothing for `silence` seconds,
-    or whose connection breaks, is not waited for until it has caught up.
+    Reading asks nobody, unless the browser has seen more on another server than is here. A commit waits until every live peer
+    has it (`ack=all`), most peers (`ack=majority`) or for nobody (`ack=none`); logins and logouts wait for every live peer
+    in any case. A peer that says nothing for `silence` seconds, or whose connection breaks, is not waited for until it
+    has caught up.
 
     The first call starts it: the process becomes one of the peers, and takes over what the others hold. Until it has
     that it serves nothing: calls wait, as long as they may.
@@ -238,7 +240,8 @@ class ReplicatedStore:
     # --- the verbs ---------------------------------------------------------------------------------------------------
 
     async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
-        return await self._commit(new.session_id, lambda: self._replica.create(new), timeout)
+        applied, confirmed = await self._commit(new.session_id, lambda: self._replica.create(new), timeout)
+        return applied if confirmed else self._handing_out(new.session_id, applied, "", confirmed=False)
 
     async def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
         cluster = self._cluster
@@ -246,18 +249,44 @@ class ReplicatedStore:
             await self._serving(self._deadline(timeout))
         return self._replica.read(session_id)
 
+    async def read_fresh(self, session_id: str, seen: str, *, timeout: float | None = None) -> FreshRead:
+        deadline = self._deadline(timeout)
+        cluster = await self._serving(deadline)
+        wanted = Seen.parse(seen)
+        if wanted is None:
+            return FreshRead(self._replica.read(session_id), seen="")
+        if self._replica.includes(session_id, wanted):
+            return FreshRead(self._replica.read(session_id))
+        by_all = await self._inquire(cluster, session_id, wanted, min(deadline, monotonic() + self._target.catch_up))
+        await self._serving(deadline)
+        included, record = self._replica.includes(session_id, wanted), self._replica.read(session_id)
+        if included or record is None:
+            return FreshRead(record)
+        if not by_all:
+            cluster.counts.stale += 1
+            return FreshRead(record, "late")
+        cluster.counts.rolled_back += 1
+        self._replica.give_up(session_id)
+        state = self._replica.state_of(session_id)
+        return FreshRead(record, "rolled back", "" if state is None else what_is_left(wanted, state))
+
     def read_here(self, session_id: str) -> Record | None:
         """What this process holds, without asking whether it is ready. May be called on any thread."""
         return self._replica.read(session_id)
+
+    def has(self, session_id: str, seen: str) -> bool:
+        """Whether this process holds all that a freshness token stands for. May be called on any thread."""
+        wanted = Seen.parse(seen)
+        return wanted is not None and self._replica.includes(session_id, wanted)
 
     async def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         if changes.unchanged:
             return await self._update_unchanged(session_id, changes, timeout)
         renews = changes.renewal is not None
-        applied = await self._commit(
+        applied, confirmed = await self._commit(
             session_id, lambda: self._replica.update(session_id, changes), timeout, everyone=renews
         )
-        return self._judge_renewal(session_id, changes, applied)
+        return self._judge(session_id, changes, applied, confirmed)
 
     async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         deadline = self._deadline(timeout)
@@ -312,6 +341,9 @@ class ReplicatedStore:
                 "gaps": counts.gaps,
                 "repaired": counts.repaired,
                 "parted": counts.parted,
+                "asked": counts.asked,
+                "stale": counts.stale,
+                "rolled_back": counts.rolled_back,
             }
         return figures
 
@@ -327,7 +359,8 @@ class ReplicatedStore:
         timeout: float | None,
         *,
         everyone: bool = False,
-    ) -> T:
+    ) -> tuple[T, bool]:
+        """Make a change here, and have it confirmed. Returns the answer, and whether every peer has confirmed it."""
         deadline = self._deadline(timeout)
         cluster = await self._serving(deadline)
         enough = self._enough(cluster, everyone)
@@ -346,7 +379,7 @@ class ReplicatedStore:
                     "it is applied here, but not enough servers have confirmed it in time",
                 )
             if self._replica.generation_of(session_id) == generation:
-                return answer
+                return answer, batch.acknowledged >= len(cluster.peers)
             # Its user logged in or out on another server meanwhile, so that nothing came of this commit. What that means
             # for it is decided by what the session is now.
 
@@ -369,21 +402,38 @@ class ReplicatedStore:
             if not self._replica.holds(claim):
                 raise Conflict(session_id)
             left = max(0.0, deadline - monotonic())
-            applied = await self._commit(
+            applied, confirmed = await self._commit(
                 session_id, lambda: self._replica.update(session_id, changes), left, everyone=True
             )
         finally:
             over = replace(claim, for_ms=0)
             self._replica.learn_claim(over)
             cluster.tell(None, over)
-        return self._judge_renewal(session_id, changes, applied)
+        return self._judge(session_id, changes, applied, confirmed)
 
-    def _judge_renewal(self, session_id: str, changes: Changes, applied: Applied) -> Applied:
-        """Of two periodic renewals on two servers at once one takes place: the browser must not get the other's ticket."""
-        if changes.renewal is None or not applied.renewed:
+    def _judge(self, session_id: str, changes: Changes, applied: Applied, confirmed: bool) -> Applied:
+        """The answer to a commit, as it is for the browser."""
+        if changes.renewal is not None and applied.renewed:
+            applied = self._judge_renewal(session_id, changes.renewal, applied)
+        if not changes.operation:  # a mere touch is nothing that could be missed
+            return replace(applied, seen=changes.seen) if changes.seen else applied
+        if confirmed and not changes.seen:
             return applied
+        return self._handing_out(session_id, applied, changes.seen, confirmed=confirmed)
+
+    def _handing_out(self, session_id: str, applied: Applied, seen: str, *, confirmed: bool) -> Applied:
+        """With the freshness token that the browser is to hold: others may not have heard of this yet."""
+        state = self._replica.state_of(session_id)
+        if state is None:
+            return applied
+        shown = Seen.parse(seen) if seen else None
+        token = after_commit(shown, state, self._replica.clock.node, confirmed=confirmed)
+        return replace(applied, seen=token)
+
+    def _judge_renewal(self, session_id: str, renewal: Renewal, applied: Applied) -> Applied:
+        """Of two periodic renewals on two servers at once one takes place: the browser must not get the other's ticket."""
         present = self._replica.read(session_id)
-        if present is None or present.secret_hash == changes.renewal.secret_hash:
+        if present is None or present.secret_hash == renewal.secret_hash:
             return applied
         return replace(applied, renewed=False, by_previous=True)
 
@@ -401,6 +451,19 @@ class ReplicatedStore:
         if everyone or ack == "all":
             return None
         return cluster.majority if ack == "majority" else 0
+
+    async def _inquire(self, cluster: Cluster, session_id: str, wanted: Seen, until: float) -> bool:
+        """Ask the others for what was seen of a session, and wait for it. Returns whether all of them have answered."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        is_here = partial(self._replica.includes, session_id, wanted)
+        inquiry = cluster.inquire(session_id, is_here, lambda: _finish(done))
+        if inquiry is None:
+            return False
+        try:
+            await asyncio.wait([done], timeout=max(0.0, until - monotonic()))
+        finally:
+            cluster.inquired(inquiry)
+        return inquiry.answered_by_all
 
     async def _told(self, batch: Batch, enough: int | None, deadline: float) -> bool:
         """Wait until that many peers have it. Returns whether that came about in time."""

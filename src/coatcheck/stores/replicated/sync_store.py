@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from coatcheck.errors import StoreUnavailable
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.stores.replicated.address import Target
 from coatcheck.stores.replicated.store import ReplicatedStore
 
@@ -60,6 +60,12 @@ class SyncReplicatedStore:
         if store is not None and self._pid == os.getpid() and store.is_ready:
             return store.read_here(session_id)
         return self._run(lambda store: store.read(session_id, timeout=timeout), timeout)
+
+    def read_fresh(self, session_id: str, seen: str, *, timeout: float | None = None) -> FreshRead:
+        store = self._store
+        if store is not None and self._pid == os.getpid() and store.is_ready and store.has(session_id, seen):
+            return FreshRead(store.read_here(session_id))
+        return self._run(lambda store: store.read_fresh(session_id, seen, timeout=timeout), timeout)
 
     def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         return self._run(lambda store: store.update(session_id, changes, timeout=timeout), timeout)
