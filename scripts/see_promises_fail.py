@@ -61,6 +61,10 @@ OPENING = "tests/stores/test_sql_opening.py"
 ALL_TO_ALL = "tests/promises/test_all_to_all.py"
 PEERS = "tests/stores/test_replicated_peers.py"
 MERGE = "tests/stores/test_replicated_merge.py"
+TOKENS = "tests/stores/test_replicated_freshness.py"
+FRESH_READS = "tests/stores/test_replicated_fresh_reads.py"
+FRESH = f"{WEB}/test_freshness.py"
+EVERYWHERE = f"{WEB}/test_freshness_everywhere.py"
 
 
 @dataclass(frozen=True)
@@ -455,6 +459,34 @@ DAMAGES = [
            ("flask_common.py", 'carry(Markup, "@html", str.__str__, Markup)', "Markup")),
     damage("Flask: a ticket may be cached", f"{FLASK} caches",
            ("flask_common.py", "finished = finish_text_headers(headers.to_wsgi_list(), looked_at=True, set_cookies=set_cookies)", 'finished = [*headers.to_wsgi_list(), *(("Set-Cookie", each) for each in set_cookies)]')),
+    damage("freshness: the token is not looked at", f"{FRESH} own_writes",
+           ("manager.py", "if self._fresh is not None and ticket.seen:", "if self._fresh is not None and not ticket:")),
+    damage("freshness: with the token goes the ticket from before the login", f"{FRESH} late_answer",
+           ("manager.py", "            ticket.seen = seen\n", "            ticket.seen = seen\n            session.set_cookie = self.cookie.write(ticket.cookie_value)\n")),
+    damage("freshness: one session's token is asked of another", f"{FRESH} another_sessions",
+           ("ticket.py", "match is not None and self.session_id.startswith(match[1])", "match is not None")),
+    damage("freshness: who has no ticket gets a token", f"{FRESH} opens_nothing",
+           ("manager.py", "        elif found is not None:\n", "        if found is not None:\n")),
+    damage("freshness: Flask and Quart hand out none", (f"{EVERYWHERE} flask", f"{EVERYWHERE} quart"),
+           ("flask_common.py", "    if session.set_seen is not None:\n", "    if False:\n")),
+    damage("freshness: Django hands out none", f"{EVERYWHERE} django",
+           ("django.py", "            session.hand_out_seen(response)\n", "            pass\n")),
+    damage("freshness: Django takes none", f"{EVERYWHERE} django",
+           ("django.py", "            request.session.take_seen(seen)\n", "            pass\n")),
+    damage("freshness: a gap counts as known", f"{TOKENS} all_that_its_browser",
+           (REPLICA, "entry is not None and session_id not in self._missing and includes", "entry is not None and includes")),
+    damage("freshness: a copy with a gap speaks for all", f"{TOKENS} all_that_its_browser",
+           (REPLICA, "missing=missing))", "missing=0))")),
+    damage("freshness: what one peer lacks is lost, though another is away", f"{FRESH_READS} died",
+           (CLUSTER_OF_PEERS, "inquiry.unanimous = len(inquiry.waiting) == len(self.peers)", "pass")),
+    damage("freshness: what is lost is asked for for ever", f"{FRESH_READS} died",
+           (REPLICATED, "what_is_left(wanted, state)", "str(wanted)")),
+    damage("freshness: waiting has no end", f"{FRESH_READS} wait_has",
+           (REPLICATED, "min(deadline, monotonic() + self._target.catch_up)", "monotonic() + 60")),
+    damage("freshness: nobody is asked", f"{ALL_TO_ALL} past_a_cut",
+           (CLUSTER_OF_PEERS, "            self._send(self.peers[address], Ask(inquiry.number, session_id, mark))\n", "            pass\n")),
+    damage("freshness: a flood of made-up tokens asks without end", f"{FRESH_READS} flood",
+           (CLUSTER_OF_PEERS, "if len(self._inquiries) >= MOST_INQUIRIES", "if False")),
     damage("R4 Quart: a store that is down is a traceback", f"{QUART} down",
            ("quart.py", "        except REFUSALS as error:\n            session.unread = error\n", "        except ZeroDivisionError:\n            pass\n")),
     damage("Django: an unknown key is adopted", f"{DJANGO} adopted",

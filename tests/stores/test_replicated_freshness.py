@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coatcheck.stores.replicated.freshness import MOST_SERVERS, Seen, after_commit, includes, what_is_left
@@ -170,6 +170,9 @@ class Cluster:
 
 
 @given(_steps)
+@example(
+    [("hear", 0, 1), ("commit", 0, 0), ("commit", 0, 0), ("hear", 1, 1), ("copy", 1, 2)]
+)  # a copy with a gap goes on
 @settings(max_examples=400, deadline=None)
 def test_a_server_that_includes_a_token_has_all_that_its_browser_wrote(steps: list[Any]) -> None:
     cluster = Cluster()
