@@ -637,7 +637,7 @@ def _is_sound(body: Body) -> bool:
             return len(digests) == BUCKETS
         case ListBucket(bucket):
             return 0 <= bucket < BUCKETS
-        case Tell(news) | Given(news):
+        case Tell(news) | Given(news) | Answer(_, news):
             return all(is_session_id(item.session_id) for item in news)
         case Ask(_, session_id):
             return is_session_id(session_id)
