@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from benchmarks._bare import Awaited, address_of
-from benchmarks._harness import Samples, Spread
+from benchmarks._harness import Samples, Spread, with_near_cache
 from coatcheck.asgi import ASGIApp, Message, Receive, Scope, Send
 from coatcheck.starlette import SessionMiddleware
 
@@ -34,6 +34,7 @@ BARE = "bare Starlette"
 SIGNED = "Starlette's signed cookie"
 STARSESSIONS = "starsessions on Valkey"
 OURS = "coatcheck on Valkey"
+NEAR = "coatcheck on Valkey, near cache"
 OURS_IN_MEMORY = "coatcheck in memory"
 FLOOR = "HGETALL and HSET, bare"
 BARE_LITESTAR = "bare Litestar"
@@ -221,6 +222,7 @@ VARIANTS = {
     SIGNED: Variant(lambda url: _on_starlette(Middleware(SignedCookieMiddleware, secret_key="k" * 32))),
     STARSESSIONS: Variant(_starsessions),
     OURS: Variant(lambda url: _on_starlette(Middleware(SessionMiddleware, store=url))),
+    NEAR: Variant(lambda url: _on_starlette(Middleware(SessionMiddleware, store=with_near_cache(url)))),
     OURS_IN_MEMORY: Variant(lambda url: _on_starlette(Middleware(SessionMiddleware, store="memory://"))),
     FLOOR: Variant(lambda url: _on_starlette(Middleware(_Unguarded, url=url))),
     BARE_LITESTAR: Variant(lambda url: _on_litestar(None), base=None),

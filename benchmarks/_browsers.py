@@ -1,7 +1,7 @@
 """Browsers over real HTTP, in a process of their own, so that what they cost is not taken for the server's.
 
 Each keeps one connection and sends its next request when it has the answer to the last. They know as much HTTP as the
-answers of these benchmarks need: a `content-length`, and perhaps one `set-cookie`.
+answers of these benchmarks need: a `content-length`, and perhaps some `set-cookie`.
 """
 
 from __future__ import annotations
@@ -88,8 +88,11 @@ class Browser(asyncio.Protocol):
         head, _, body = answer.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200") or request.wanted not in (None, body):
             raise AssertionError(f"{request} was answered with {answer!r}")
-        if request.user is not None and (given := _COOKIE.search(head)):
-            cookies[request.user] = given[1]
+        if request.user is not None and (given := _COOKIE.findall(head)):
+            jar = {
+                pair.partition(b"=")[0]: pair for pair in (*cookies.get(request.user, b"").split(b"; "), *given) if pair
+            }
+            cookies[request.user] = b"; ".join(jar.values())
         return body
 
     def data_received(self, data: bytes) -> None:

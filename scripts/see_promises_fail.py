@@ -35,12 +35,14 @@ R7 = "tests/promises/test_r7_whole_or_not.py"
 R8 = "tests/promises/test_r8_logout.py"
 R12 = "tests/promises/test_r12_r13_time.py"
 R14 = "tests/promises/test_r14_full.py"
+R15 = "tests/promises/test_r15_near_cache.py"
 R16 = "tests/promises/test_r16_no_lost_update.py"
 R17 = "tests/promises/test_r17_failover.py"
 R18 = "tests/promises/test_r18_no_storm.py"
 R20 = "tests/promises/test_r20_damage.py"
 SECURITY = "tests/promises/test_security.py"
 REDIS = "tests/stores/test_redis.py"
+NEAR = "tests/stores/test_near.py"
 THREADS = "tests/promises/test_threads.py"
 BLOCKING = "tests/stores/test_blocking.py"
 TOPOLOGIES = "tests/stores/test_sync_topologies.py"
@@ -283,6 +285,33 @@ DAMAGES = [
     damage("R8 logout leaves the record", f"{SECURITY} destroyed_cookie",
            ("manager.py", "            await self.store.delete(todo.delete, timeout=time_left)\n", "            pass\n")),
     # --- R16 ---------------------------------------------------------------------------------------------------------
+    damage("R15 what has aged is served", f"{NEAR} after_its_time",
+           ("stores/redis/near.py", "age < self.max_age and", "")),
+    damage("R15 announcements are not heard", f"{R15} another_server",
+           ("stores/redis/near.py", " and kept.source.vouches()", ""),
+           ("stores/redis/near.py", "                if kept is not None and kept.source is source:", "                if False:")),
+    damage("R15 what is older replaces what is newer", f"{NEAR} World or go_back",
+           ("stores/redis/near.py", "present.version > version and", "False and")),
+    damage("R15 what was forgotten comes back", f"{NEAR} forgotten",
+           ("stores/redis/near.py", "            if replies.asked_at > self._forgotten_at:", "            if True:")),
+    damage("R15 an answer counts from when it came", f"{R15} nobody_hears",
+           ("stores/redis/connection.py", "Told(self, now)", "Told(self, now + 100)")),
+    damage("R15 a lost connection empties nothing", f"{R15} lost_connection",
+           ("stores/redis/connection.py", "            self._near.lost(self)", "            pass")),
+    damage("R15 threads do not hear what comes before an answer", f"{R15} before_an_answer",
+           ("stores/redis/blocking_connection.py", "                        self._near.announced(self, reply)", "                        pass")),
+    damage("R15 threads do not look before a hit", f"{R15} another_server",
+           ("stores/redis/blocking_wire.py", "                    if connection.usable():", "                    if True:")),
+    damage("R15 a deletion of one's own is forgotten", f"{R15} did_itself",
+           ("stores/redis/verbs.py", "self.near.changed(session_id, GONE, monotonic())", "pass")),
+    damage("R15 a commit that waits for a replica is forgotten", f"{R15} waits_for_a_replica",
+           ("stores/redis/verbs.py", "near.changed(session_id, applied.version, monotonic())", "pass")),
+    damage("R15 somebody is refused, or let in, on the cache's word", f"{R15} grace",
+           ("manager.py", "if record is not None and not refusal_of(ticket, record):", "if record is not None:")),
+    damage("R15 a browser's token is not looked at", f"{R15} reads_what_it_wrote",
+           ("stores/redis/near.py", " and kept.version >= seen:", ":")),
+    damage("R15 connections gather news for ever", f"{R15} gather",
+           ("stores/redis/blocking_wire.py", "self._unheard() if self._near is not None else None", "None")),
     damage("R16 the whole session is written", f"{R16} overlap",
            ("lifecycle.py", "        retain=delta.retain,\n        sets=delta.sets,\n",
             "        retain=(),\n        sets={**session.stored_fields, **delta.sets},\n")),

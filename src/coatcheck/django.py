@@ -308,20 +308,20 @@ class SessionStore(SessionBase):
 
     async def _load(self, manager: SessionManager) -> dict[str, Any]:
         found = self._engine.session(self._session_key)
-        await manager.load(found)
+        await manager.load(found, anew=True)
         if found.session_id is None:
             self._session_key = None
         return dict(found)
 
     async def _exists(self, manager: SessionManager, session_key: str | None) -> bool:
         found = self._engine.session(session_key)
-        await manager.load(found)
+        await manager.load(found, anew=True)
         return found.session_id is not None
 
     async def _delete(self, manager: SessionManager, session_key: str | None) -> None:
         # Only who has the key may end the session, so it is read first.
         found = self._engine.session(self._session_key if session_key is None else session_key)
-        await manager.load(found)
+        await manager.load(found, anew=True)
         found.destroy()
         await manager.commit(found)
 

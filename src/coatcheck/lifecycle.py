@@ -33,15 +33,18 @@ def ticket_of(headers: Iterable[tuple[bytes, bytes]], cookie: Cookie) -> tuple[T
 
 def admit(session: Session, ticket: Ticket, record: Record | None) -> str:
     """Give the session the record if the ticket opens it. Returns why not, or `""`."""
-    refusal = ""
-    if record is None:
-        refusal = "unknown or expired"
-    elif not record.accepts(ticket.secret_hash, record.read_at_ms):
-        refusal = "wrong secret"
-    elif record.expires_ms <= record.read_at_ms:
-        refusal = "expired"
+    refusal = "unknown or expired" if record is None else refusal_of(ticket, record)
     session.admit(None if refusal else record)
     return refusal
+
+
+def refusal_of(ticket: Ticket, record: Record) -> str:
+    """Why the ticket does not open the record, or `""`."""
+    if not record.accepts(ticket.secret_hash, record.read_at_ms):
+        return "wrong secret"
+    if record.expires_ms <= record.read_at_ms:
+        return "expired"
+    return ""
 
 
 class Plan(Struct):

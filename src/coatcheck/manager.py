@@ -23,12 +23,23 @@ from coatcheck.errors import (
     StoreUnavailable,
 )
 from coatcheck.events import Event, EventName, Observer
-from coatcheck.lifecycle import NOTHING, CookieAction, Plan, admit, begin, is_settled, plan, settle, ticket_of
+from coatcheck.lifecycle import (
+    NOTHING,
+    CookieAction,
+    Plan,
+    admit,
+    begin,
+    is_settled,
+    plan,
+    refusal_of,
+    settle,
+    ticket_of,
+)
 from coatcheck.observers.logs import log
 from coatcheck.record import Applied, FreshRead, Record
 from coatcheck.session import Session
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import AsyncFreshness, AsyncJoining, AsyncOwnerIndex, AsyncStore
+from coatcheck.stores.interface import AsyncFreshness, AsyncJoining, AsyncOwnerIndex, AsyncStore, NearReading
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.opening import open_store
 from coatcheck.ticket import Ticket
@@ -143,6 +154,7 @@ class SessionManager:
         self.store: AsyncStore = open_store(store) if isinstance(store, str) else store
         self._fresh = self.store if isinstance(self.store, AsyncFreshness) else None
         self._seen_cookie = None if self._fresh is None else Cookie(self.settings.cookie, SEEN)
+        self._near = self.store.near if isinstance(self.store, NearReading) else None
         self._observers = tuple(observers)
         self._check_parts()
 
@@ -181,11 +193,22 @@ class SessionManager:
                 ticket.show(shown[0])
         return ticket
 
-    async def load(self, session: ManagedSession) -> None:
-        """See `AsyncSession.load`."""
+    async def load(self, session: ManagedSession, *, anew: bool = False) -> None:
+        """See `AsyncSession.load`.
+
+        Args:
+            session: whose.
+            anew: ask the store in any case, for its present truth; see `stores.interface.NearReading`.
+        """
         ticket = session.ticket
         if ticket is None or session.loaded:
             return
+        if self._near is not None and not anew:
+            record = self._near(ticket.session_id, ticket.seen)
+            # Only who is let in is served from there; to refuse somebody is up to the store.
+            if record is not None and not refusal_of(ticket, record):
+                session.admit(record)
+                return
         began = monotonic()
         found: FreshRead | None = None
         try:

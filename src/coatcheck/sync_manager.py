@@ -18,7 +18,7 @@ from coatcheck.manager import ManagedSession, SessionManager, check_store
 from coatcheck.observers.logs import log
 from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import SyncFreshness, SyncJoining, SyncOwnerIndex, SyncStore
+from coatcheck.stores.interface import NearReading, SyncFreshness, SyncJoining, SyncOwnerIndex, SyncStore
 from coatcheck.stores.opening import open_sync_store
 from coatcheck.ticket import Ticket
 
@@ -148,6 +148,8 @@ class _AnswersAtOnce:
 
     def __init__(self, store: SyncStore) -> None:
         self._store = store
+        if isinstance(store, NearReading):
+            self.near = store.near
 
     async def create(self, new: NewRecord, *, timeout: float | None = None) -> Applied:
         return self._store.create(new, timeout=timeout)

@@ -68,7 +68,7 @@ def test_frameworks(valkey: Valkey, tmp_path: Path) -> None:
     written, said = run("frameworks", tmp_path, *few, "--redis-url", valkey.url)
     assert written["variants"]["coatcheck on Flask"]["cost_us"]["median"] > 0
     assert len(written["targets"]) == 2
-    assert "coatcheck on Django: cost as a share of Django's cache sessions" in said
+    assert "coatcheck on Django, near cache: cost as a share of Django's cache sessions" in said
 
 
 def test_layout(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{request.getfixturevalue(request.param).url}&timeout=20"
 
 
-@pytest.fixture(params=["memory", "valkey", "postgresql", "mariadb", "sqlite"])
+@pytest.fixture(params=["memory", "valkey", "near cache", "postgresql", "mariadb", "sqlite"])
 def open_sessions(
     request: pytest.FixtureRequest, open_store: URLOpener, open_database: DatabaseOpener, tmp_path: Path
 ) -> Opener:
@@ -179,8 +179,9 @@ def open_sessions(
         return lambda: AsyncMemoryStore(sessions)
     if request.param == "sqlite":
         return lambda: open_database(f"sqlite:///{tmp_path}/sessions.db?durability=delayed")
-    if request.param == "valkey":
+    if request.param in ("valkey", "near cache"):
         url = request.getfixturevalue("valkey_url")
-        return lambda: open_store(url)
+        near = "&near_cache=1000" if request.param == "near cache" else ""
+        return lambda: open_store(url + near)
     server = request.getfixturevalue(request.param)
     return lambda: open_database(server.url)

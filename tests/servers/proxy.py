@@ -60,6 +60,10 @@ class Proxy:
         """How often a client wrote while it waited for nothing: commands sent in one go count as one."""
         self.connections = 0
         """How many connections there have been."""
+        self.swallows_news = False
+        """Whether nobody hears what the server announces unasked."""
+        self.swallowed = 0
+        """How often that has happened."""
         self._released = asyncio.Event()
         self._open: set[_Link] = set()
         self._server: asyncio.Server | None = None
@@ -182,7 +186,10 @@ class _Link:
             buffer += data
             for message in take_messages(buffer):
                 if message[:1] == b">":  # news, and nobody's reply
-                    self._client.write(message)
+                    if self._proxy.swallows_news:
+                        self._proxy.swallowed += 1
+                    else:
+                        self._client.write(message)
                     continue
                 action = self._waiting[0]
                 if action == "cut after":

@@ -142,6 +142,20 @@ class SyncOwnerIndex(Protocol):
 
 
 @runtime_checkable
+class NearReading(Protocol):
+    """A store, synchronous or not, that may have a record at hand without asking anybody."""
+
+    def near(self, session_id: str, seen: str) -> Record | None:
+        """The record, as it was a moment ago, or `None` if that is not known here. Never waits.
+
+        It is the caller's own, and carries the store's present time as `read` does. It has all that the freshness token
+        `seen` stands for (`""` for nothing). Else it may be out of date by as long as the store's documentation says; so
+        it is good for letting somebody in, and never for refusing him. `read` and all else give the present truth.
+        """
+        ...
+
+
+@runtime_checkable
 class AsyncSweeping(Protocol):
     """A store that can be told to remove what has expired now, rather than when it does so by itself."""
 

@@ -41,6 +41,7 @@ class Address:
         confirms: whether commits wait on its connections until a replica has them. Then it is asked whether it lets us.
         kind: what it must be. A `primary` is asked for its role on each connection, because one that was replaced comes
             back as a replica, under the same address; a `sentinel` has no databases.
+        announces: whether it is to say, on each connection, when something changes that was read there; see `near`.
     """
 
     host: str = "localhost"
@@ -52,6 +53,7 @@ class Address:
     database: int = 0
     confirms: bool = False
     kind: Literal["any", "primary", "sentinel"] = "any"
+    announces: bool = False
 
     def handshake(self) -> list[Command]:
         """What is said first on each connection; see `objection`."""
@@ -63,6 +65,7 @@ class Address:
         chosen: Command = ("PING",) if self.kind == "sentinel" else ("SELECT", self.database)
         role: list[Command] = [("ROLE",)] if self.kind == "primary" else []
         about = [] if self.kind == "sentinel" else [MAY_WAIT] if self.confirms else QUESTIONS
+        announcing: list[Command] = [("CLIENT", "TRACKING", "ON")] if self.announces else []
         return [
             tuple(hello),
             chosen,
@@ -70,6 +73,7 @@ class Address:
             ("CLIENT", "SETINFO", "LIB-NAME", "coatcheck"),
             ("CLIENT", "SETINFO", "LIB-VER", _our_version()),
             *about,
+            *announcing,
             *role,
         ]
 
@@ -84,6 +88,11 @@ class Address:
         """Why a connection on which `handshake` was answered so cannot be used; `""` if it can."""
         if refusal := self.refusal(replies):
             return refusal
+        if self.announces and replies[4 + len(QUESTIONS)] != "OK":
+            return (
+                f"it does not announce what changes: {self._harmless(replies[4 + len(QUESTIONS)])}. near_cache needs that: "
+                "allow CLIENT|TRACKING to the user in the server's access list, or leave ?near_cache= out"
+            )
         if self.kind == "primary":
             role = replies[-1]
             if type(role) is ErrorReply:
@@ -146,6 +155,9 @@ class Target:
         heartbeat: seconds of silence after which the server is asked for a sign of life; default 10.
         durability: `primary` (default): a commit is acknowledged when the server has applied it. `replica`: when one of
             its replicas has it too.
+        near_cache: how many sessions this process keeps of those that it read, for as long as the server does not say that
+            they have changed; default `None`, none.
+        near_cache_age: seconds for which such a session counts at most, whatever is lost on the way; default 5.
 
     For TLS, the query also takes `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` (paths), `ssl_cert_reqs` (`required` or
     `none`) and `ssl_check_hostname` (`true` or `false`); for Sentinel, `sentinel_username` and `sentinel_password`.
@@ -162,6 +174,8 @@ class Target:
     max_connections: int = 32
     heartbeat: float = 10.0
     durability: Literal["primary", "replica"] = "primary"
+    near_cache: int = 0
+    near_cache_age: float = 5.0
 
     @property
     def confirmed(self) -> bool:
@@ -191,6 +205,16 @@ class Target:
             address, options = _address(url, shown)
             where = {"addresses": (address,)}
         durable = choice("durability", options, {"primary": False, "replica": True}, False)
+        near = number("near_cache", options, 0)
+        if near:
+            where = _announcing(where)
+        elif "near_cache_age" in options:
+            raise ConfigurationError(
+                "near_cache_age",
+                options["near_cache_age"],
+                "there is no near cache",
+                "Add one, such as ?near_cache=10000",
+            )
         target = cls(
             shown=shown,
             prefix=options.pop("prefix", "coatcheck:"),
@@ -199,15 +223,24 @@ class Target:
             max_connections=number("max_connections", options, 32),
             heartbeat=number("heartbeat", options, 10.0),
             durability="replica" if durable else "primary",
+            near_cache=near,
+            near_cache_age=number("near_cache_age", options, 5.0),
             **where,
         )
         if options:
             known = (
-                "Known: prefix, timeout, max_in_flight, max_connections, heartbeat, durability, db, ssl_… for TLS, "
-                "and sentinel_username and sentinel_password for Sentinel"
+                "Known: prefix, timeout, max_in_flight, max_connections, heartbeat, durability, near_cache, near_cache_age, "
+                "db, ssl_… for TLS, and sentinel_username and sentinel_password for Sentinel"
             )
             raise ConfigurationError("store", shown, f"unknown option {next(iter(options))!r}", known)
         return target
+
+
+def _announcing(where: dict[str, Any]) -> dict[str, Any]:
+    """The same servers, which announce changes. Sentinels do not: they hold no sessions."""
+    if "server" in where:
+        return where | {"server": replace(where["server"], announces=True)}
+    return where | {"addresses": tuple(replace(address, announces=True) for address in where["addresses"])}
 
 
 def _sentinels(scheme: str, url: str, shown: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_socket import BlockingSocket
 from coatcheck.stores.redis.conversation import NOTHING, new_reader, pack
 from coatcheck.stores.redis.evicting import Eviction
+from coatcheck.stores.redis.near import NearCache, Told
 from coatcheck.stores.redis.transport import LEAVING, ExchangeFailed, Read, whole
 
 T = TypeVar("T")
@@ -22,6 +24,8 @@ class BlockingConnection:
     Args:
         address: the server.
         heartbeat: seconds of silence after which the system asks the other side for a sign of life.
+        near: what keeps records that are read over it, and is told when they change.
+        ask: whether it vouches for them, for whoever has another connection or none; see `near.Source`.
 
     Attributes:
         served: whether it has answered anything after the greeting.
@@ -29,12 +33,22 @@ class BlockingConnection:
         eviction: what the server said of evicting sessions, if it does.
     """
 
-    def __init__(self, address: Address, *, heartbeat: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        heartbeat: float,
+        near: NearCache | None = None,
+        ask: Callable[[BlockingConnection], bool] | None = None,
+    ) -> None:
         self._address = address
         self._heartbeat = heartbeat
+        self._near = near
+        self._ask = ask
         self._reader = new_reader()
         self._socket: BlockingSocket | None = None
         self._let_in = False
+        self._closed = False
         self._settled = False  # whether all that was asked was answered, and nothing else came
         self.served = False
         self.used_at = 0.0
@@ -79,7 +93,7 @@ class BlockingConnection:
         assert self._socket is not None, "not open"
         self._settled = False
         reader = self._reader
-        replies: list[Any] = []
+        replies: list[Any] = [] if self._near is None else Told(self, monotonic())
         try:
             self._socket.send(packed, deadline)
             while len(replies) < wanted:
@@ -90,6 +104,8 @@ class BlockingConnection:
                 while len(replies) < wanted and (reply := reader.gets()) is not NOTHING:
                     if type(reply) is not hiredis.PushNotification:
                         replies.append(reply)
+                    elif self._near is not None:
+                        self._near.announced(self, reply)
         except TimeoutError:
             raise ExchangeFailed("no answer in time", sent=True, slow=True) from None
         except OSError as error:
@@ -107,10 +123,24 @@ class BlockingConnection:
         return answer
 
     def _answered(self) -> None:
-        """All that was asked was answered; whatever is left over, nobody asked for."""
+        """All that was asked was answered; whatever else came, nobody asked for."""
         self.used_at = monotonic()
         self.served = True
-        self._settled = not self._reader.has_data()
+        self._settled = not self._reader.has_data() or self._only_news()
+
+    def _only_news(self) -> bool:
+        """Hear what the server announces. Whether all that has come is that, and no part of anything is left."""
+        near = self._near
+        if near is None:
+            return False
+        try:
+            while (message := self._reader.gets()) is not NOTHING:
+                if type(message) is not hiredis.PushNotification:
+                    return False
+                near.announced(self, message)
+        except (hiredis.ProtocolError, TypeError, ValueError):
+            return False
+        return not self._reader.has_data()
 
     @property
     def at_rest(self) -> bool:
@@ -122,16 +152,39 @@ class BlockingConnection:
         return self._let_in and self._settled
 
     @property
+    def in_use(self) -> bool:
+        """Whether somebody waits for an answer on it."""
+        return not self._settled and not self._closed
+
     def usable(self) -> bool:
-        """Whether it may be used once more, as far as can be told without asking the server.
+        """Whether it may be used once more, as far as can be told without asking the server. Hears what lies ready.
 
         Not if the other side has closed it; nor if something came that nobody asked for, and which would be taken for the
         next answer.
         """
-        return self.at_rest and self._socket is not None and self._socket.quiet
+        while self.at_rest:
+            assert self._socket is not None, "not open"
+            try:
+                data = self._socket.take()
+                if data is None:
+                    return True
+                self._settled = False
+                self._reader.feed(data)
+            except OSError:
+                self._settled = False
+            else:
+                self._settled = bool(data) and self._only_news()
+        return False
+
+    def vouches(self) -> bool:
+        """See `near.Source`."""
+        return self._ask is not None and self._ask(self)
 
     def close(self) -> None:
         """Close it, without a word to the other side. In a forked child that leaves the parent's end as it is."""
         self._settled = False
+        self._closed = True
         if self._socket is not None:
             self._socket.close()
+        if self._near is not None:
+            self._near.lost(self)

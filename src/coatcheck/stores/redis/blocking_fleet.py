@@ -15,6 +15,7 @@ from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_wire import BlockingWire
 from coatcheck.stores.redis.confirming import awaits_replica, wait_for_replica
 from coatcheck.stores.redis.forking import tell_when_forked
+from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
 from coatcheck.stores.steps import follow_blocking
@@ -29,14 +30,22 @@ class BlockingFleet:
 
     Args:
         topology: which servers.
-        timeout, most, heartbeat: as for `BlockingWire`; `most` is for each server, once for either kind.
+        timeout, most, heartbeat, near: as for `BlockingWire`; `most` is for each server, once for either kind.
     """
 
-    def __init__(self, topology: Topology, *, timeout: float, most: int = 32, heartbeat: float = 10.0) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        timeout: float,
+        most: int = 32,
+        heartbeat: float = 10.0,
+        near: NearCache | None = None,
+    ) -> None:
         self._topology = topology
         self._timeout = timeout
         self._make: Callable[[Address], BlockingWire] = lambda to: BlockingWire(
-            to, timeout=timeout, most=most, heartbeat=heartbeat
+            to, timeout=timeout, most=most, heartbeat=heartbeat, near=near
         )
         self._wires: dict[tuple[Address, bool], BlockingWire] = {}
         self._closed = False
@@ -144,7 +153,9 @@ class BlockingFleet:
             with self._lock:
                 if self._closed:
                     raise ExchangeFailed("the store was closed", sent=False)
-                wire = self._wires.get((address, waits)) or self._make(replace(address, confirms=waits))
+                wire = self._wires.get((address, waits))
+                if wire is None:  # nothing is read where commits wait for a replica
+                    wire = self._make(replace(address, confirms=True, announces=False) if waits else address)
                 self._wires[address, waits] = wire
         return wire
 

@@ -84,18 +84,18 @@ class BlockingSocket:
                 pass
         return self._patiently(partial(self._socket.recv, _PIECE), select.POLLIN, deadline)
 
-    @property
-    def quiet(self) -> bool:
-        """Whether it is open, as far as the system knows, and there is nothing to receive."""
-        if self._awaited == select.POLLIN and not self._tls:
-            return not self._poll.poll(0)
+    def take(self) -> bytes | None:
+        """What lies ready, without waiting: `None` if nothing does, no bytes at all if the other side has closed it.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        if self._awaited == select.POLLIN and not self._tls and not self._poll.poll(0):
+            return None
         try:
-            self._socket.recv(1)
+            return self._socket.recv(_PIECE)
         except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
-            pass
-        return False
+            return None
 
     def close(self) -> None:
         """Close our end, without a word to the other side. In a forked child that leaves the parent's end as it is."""

@@ -17,6 +17,7 @@ from coatcheck.stores.redis.conversation import pack
 from coatcheck.stores.redis.evicting import EvictionWarning
 from coatcheck.stores.redis.forking import tell_when_forked
 from coatcheck.stores.redis.gate import Gate
+from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, whole
 
 T = TypeVar("T")
@@ -35,10 +36,20 @@ class BlockingWire:
             says nothing to anybody for a quarter of that is taken to be down.
         most: connections at most; further requests wait their turn, first come first served.
         heartbeat: seconds after which a connection that was not used is asked for a sign of life before it is.
+        near: what keeps records that are read over the connections, if they are told of changes.
     """
 
-    def __init__(self, address: Address, *, timeout: float, most: int = 32, heartbeat: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        timeout: float,
+        most: int = 32,
+        heartbeat: float = 10.0,
+        near: NearCache | None = None,
+    ) -> None:
         self.address = address
+        self._near = near if address.announces else None
         self._timeout = timeout
         self._patience = timeout / 4
         self._most = most
@@ -136,7 +147,10 @@ class BlockingWire:
             if self._turns:
                 self._turns.pop(loan, None)
                 self._admit()
+            unheard = self._unheard() if self._near is not None else None
             loan.over = True
+        if unheard is not None:
+            unheard.close()
         if connection is not None:
             connection.close()
 
@@ -168,10 +182,12 @@ class BlockingWire:
                 if not self._idle:
                     break
                 connection = loan.connection = self._idle.popitem()[0]
-            if connection.usable and self._alive(connection, deadline):
+            if connection.usable() and self._alive(connection, deadline):
                 return connection
             connection.close()
-        connection = loan.connection = BlockingConnection(self.address, heartbeat=self._heartbeat)
+        connection = loan.connection = BlockingConnection(
+            self.address, heartbeat=self._heartbeat, near=self._near, ask=self._vouches
+        )
         asked_at = monotonic()
         try:
             connection.open(deadline)
@@ -193,6 +209,29 @@ class BlockingWire:
                 self._silent_for(monotonic(), now)
             self._close_idle()  # they are even older
         return connection.at_rest
+
+    def _vouches(self, connection: BlockingConnection) -> bool:
+        """Whether what was read over this connection is true as far as anybody has heard; see `near.Source`.
+
+        An idle one is listened to. Whoever is using one hears what comes, and closes it if anything is wrong.
+        """
+        if connection in self._idle:
+            with self._lock:
+                if connection in self._idle:
+                    if connection.usable():
+                        return True
+                    connection.close()
+                    del self._idle[connection]
+        return connection.in_use
+
+    def _unheard(self) -> BlockingConnection | None:
+        """Take out one that nobody uses any more, if there is one: what is announced there would pile up unread."""
+        assert self._near is not None
+        oldest = next(iter(self._idle), None)
+        if oldest is None or monotonic() - oldest.used_at < max(self._heartbeat, self._near.max_age):
+            return None
+        del self._idle[oldest]
+        return oldest
 
     def _close_idle(self) -> None:
         while True:
@@ -237,6 +276,8 @@ class BlockingWire:
 
     def forked(self) -> None:
         """See `forking`. Of the parent's connections only the ends that this process has are closed."""
+        if self._near is not None:
+            self._near.forked()  # which may not have been told yet: another thread of the parent may have been at work in it
         theirs = [*self._idle, *(loan.connection for loan in self._loans if loan.connection is not None)]
         self._begin()
         for connection in theirs:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from coatcheck.stores.redis.address import Address
-from coatcheck.stores.redis.confirming import awaits_replica
+from coatcheck.stores.redis.confirming import decisive
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.topology import Drop, Pause, Refresh, Refused, Route, Send
 from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, ExchangeFailed, Read, whole
@@ -216,8 +216,8 @@ def _asking(commands: list[Command]) -> tuple[list[Command], list[bool]]:
 
 
 def _check(commands: list[Command], replies: list[Any]) -> None:
-    """Raise `Refused` if the node refused any of the commands: then all are sent again."""
-    for reply in replies[:-1] if awaits_replica(commands) else replies:
+    """Raise `Refused` if the node refused any of the commands that matter: then all are sent again."""
+    for reply in replies[: decisive(commands) + 1]:
         if type(reply) is ErrorReply and reply.code in _REFUSALS:
             raise Refused(reply)
 

@@ -51,6 +51,12 @@ def is_confirmed(reply: Any) -> bool:
     return type(reply) is int and reply >= 1
 
 
-def decisive(commands: list[Command], replies: list[Any]) -> Any:
-    """The reply that says what became of an exchange: the last, but for that to `WAIT`."""
-    return replies[-2] if awaits_replica(commands) else replies[-1]
+def decisive(commands: list[Command]) -> int:
+    """The place of the command whose reply says what became of an exchange: the last script, if there is one.
+
+    What follows a commit, `WAIT` or a look at what is there now, does not change what became of it.
+    """
+    for place in range(len(commands) - 1, -1, -1):
+        if commands[place][0] in ("EVALSHA", "EVAL"):
+            return place
+    return len(commands) - (2 if awaits_replica(commands) else 1)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar, cast
 
 from coatcheck.stores.redis.conversation import Conversation, Leave, Request, pack
+from coatcheck.stores.redis.near import NearCache, Told
 from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
 
 T = TypeVar("T")
@@ -27,7 +29,7 @@ class Connection(asyncio.Protocol):
         heartbeat: seconds of silence after which the server is asked for a sign of life.
         on_room: called when replies came, so that others may send.
         on_lost: called once, when the connection is lost or dropped, and with whether the server was silent.
-        on_push: called with each push message.
+        near: what keeps records that are read over it, and is told when they change.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Connection(asyncio.Protocol):
         heartbeat: float,
         on_room: Callable[[], None],
         on_lost: Callable[[Connection, bool], None],
-        on_push: Callable[[list[Any]], None] | None,
+        near: NearCache | None = None,
     ) -> None:
         self._loop = loop
         self._future = loop.create_future
@@ -48,7 +50,8 @@ class Connection(asyncio.Protocol):
         self._tick_due = 0.0
         self._on_room = on_room
         self._on_lost = on_lost
-        self._conversation = Conversation(on_push)
+        self._near = near
+        self._conversation = Conversation(None if near is None else partial(near.announced, self))
         self.line = self._conversation.line
         self._socket: asyncio.Transport | None = None
         self._out: list[bytes] = []
@@ -70,7 +73,10 @@ class Connection(asyncio.Protocol):
         later at most) or when the connection is lost.
         """
         waiter: asyncio.Future[T] = self._future()
-        self.line.append(Request(waiter, wanted, read, now, deadline))
+        request = Request(waiter, wanted, read, now, deadline)
+        if self._near is not None:
+            request.replies = Told(self, now)
+        self.line.append(request)
         self._out.append(packed)
         self._unsent += 1
         if not self._flush_due:
@@ -106,7 +112,13 @@ class Connection(asyncio.Protocol):
         for place, request in enumerate(self.line):
             _fail(request, ExchangeFailed(why, sent=place < unsent_from, slow=silent, heard=request.replies))
         self.line.clear()
+        if self._near is not None:
+            self._near.lost(self)
         self._on_lost(self, silent)
+
+    def vouches(self) -> bool:
+        """See `near.Source`. Another loop cannot tell whether this one's still runs."""
+        return not self.lost and self._loop is asyncio.get_running_loop()
 
     # --- what the event loop says ------------------------------------------------------------------------------------
 

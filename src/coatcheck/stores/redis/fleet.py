@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.confirming import awaits_replica
 from coatcheck.stores.redis.lane import Lane
+from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
 from coatcheck.stores.redis.wire import Wire
@@ -26,13 +27,23 @@ class Fleet:
 
     Args:
         topology: which servers.
-        timeout, most, heartbeat: as for `Wire`.
+        timeout, most, heartbeat, near: as for `Wire`.
     """
 
-    def __init__(self, topology: Topology, *, timeout: float, most: int = 4096, heartbeat: float = 10.0) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        timeout: float,
+        most: int = 4096,
+        heartbeat: float = 10.0,
+        near: NearCache | None = None,
+    ) -> None:
         self._topology = topology
         self._timeout = timeout
-        self._make: Callable[[Address], Wire] = lambda to: Wire(to, timeout=timeout, most=most, heartbeat=heartbeat)
+        self._make: Callable[[Address], Wire] = lambda to: Wire(
+            to, timeout=timeout, most=most, heartbeat=heartbeat, near=near
+        )
         self._wires: dict[Address, Wire] = {}
         self._lanes: dict[Address, Lane] = {}
         self._refreshing: asyncio.Task[None] | None = None  # or what became of it
@@ -118,7 +129,8 @@ class Fleet:
         return wire
 
     def _lane_to(self, address: Address) -> Lane:
-        lane = self._lanes[address] = Lane(self._make(replace(address, confirms=True)), timeout=self._timeout)
+        wire = self._make(replace(address, confirms=True, announces=False))  # nothing is read there
+        lane = self._lanes[address] = Lane(wire, timeout=self._timeout)
         return lane
 
     async def _leave(self, addresses: Collection[Address], why: str) -> None:

@@ -156,6 +156,14 @@ class Layout:
             owner, operations, raw,
         )  # fmt: skip
 
+    def fields(self, session_id: str) -> list[Command]:
+        """The hash alone, right after a commit; see `just_touched`."""
+        return [("HGETALL", self.session_key(session_id))]
+
+    def just_touched(self, session_id: str, reply: Any) -> Record | None:
+        """The record in the reply to `fields`. It was touched a moment ago: that tells the server's time."""
+        return self.record(session_id, [reply, _LIVES])
+
     def _previous(self, session_id: str, text: str) -> tuple[str, int]:
         previous_hash, _, until_ms = text.partition(" ")
         if not (until_ms.isascii() and until_ms.isdigit() and len(until_ms) <= 15):
@@ -284,6 +292,9 @@ class Layout:
                 raise StoreUnavailable(self.store, reply.message)
         return replies
 
+
+_LIVES = -1
+"""What `PTTL` says of a key that has no end."""
 
 _BEFORE_WRITING = re.compile(
     r"\b(NOSCRIPT|WRONGTYPE|OOM|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|LOADING|BUSY|CLUSTERDOWN)\b"

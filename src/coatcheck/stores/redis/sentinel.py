@@ -48,7 +48,7 @@ class Sentinel:
         """See `Topology.exchange`."""
 
         def unless_refused(replies: list[Any]) -> T:
-            last = decisive(commands, replies)
+            last = replies[decisive(commands)]
             if type(last) is ErrorReply and (last.code in _REFUSALS or " -READONLY " in last.message):
                 raise Refused(last)  # Redis 6 puts words of its own before the code, inside a script
             return read(replies)

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 import redis.asyncio as client
 
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.stores.redis.address import Target
 from coatcheck.stores.redis.clustered import ClusteredTransport
 from coatcheck.stores.redis.fleet import Fleet
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown
+from coatcheck.stores.redis.near import NearCache, as_seen, near_cache_of, version_of
 from coatcheck.stores.redis.pooled import PooledTransport
 from coatcheck.stores.redis.topologies import topology_of
 from coatcheck.stores.redis.transport import ExchangeFailed, Transport
@@ -38,11 +39,14 @@ class RedisStore:
         layout: key names.
         confirmed: whether a commit counts only when a replica has it too. The transport then needs a way for commits
             alone, as `Fleet` has, since waiting blocks their connection.
+        near_cache: what keeps records that were read of late, if the transport knows it too; see `NearRedisStore`.
     """
 
-    def __init__(self, transport: Transport, layout: Layout, *, confirmed: bool = False) -> None:
+    def __init__(
+        self, transport: Transport, layout: Layout, *, confirmed: bool = False, near_cache: NearCache | None = None
+    ) -> None:
         self._transport = transport
-        self._verbs = Verbs(layout, confirmed=confirmed)
+        self._verbs = Verbs(layout, confirmed=confirmed, near=near_cache)
 
     @classmethod
     def from_url(cls, url: str) -> RedisStore:
@@ -52,12 +56,19 @@ class RedisStore:
             ConfigurationError: an option that is unknown or cannot work.
         """
         target = Target.parse(url)
-        limits: Any = {"timeout": target.timeout, "most": target.max_in_flight, "heartbeat": target.heartbeat}
         layout = Layout(target.shown, target.prefix)
+        near = near_cache_of(target, layout)
+        limits: Any = {
+            "timeout": target.timeout, "most": target.max_in_flight, "heartbeat": target.heartbeat, "near": near
+        }  # fmt: skip
+        transport: Transport
         if target.topology == "single" and not target.confirmed:
-            return cls(Wires(target.addresses[0], **limits), layout)
-        fleets = PerLoop(lambda: Fleet(topology_of(target), **limits))
-        return cls(fleets, layout, confirmed=target.confirmed)
+            transport = Wires(target.addresses[0], **limits)
+        else:
+            transport = PerLoop(lambda: Fleet(topology_of(target), **limits))
+        if near is not None:
+            return NearRedisStore(transport, layout, confirmed=target.confirmed, near_cache=near)
+        return cls(transport, layout, confirmed=target.confirmed)
 
     @classmethod
     def from_client(
@@ -117,3 +128,24 @@ class RedisStore:
             return self._transport.exchange(step.commands, step.read, timeout=time_left(timeout, began))
 
         return await follow(steps, do)
+
+
+class NearRedisStore(RedisStore):
+    """`RedisStore` with a near cache, by `?near_cache=` in the URL: most requests ask nobody.
+
+    `read` and all other verbs give the present truth, as ever. `near` gives what this process knows; see
+    `coatcheck.stores.redis.near` for how true that is.
+
+    Attributes:
+        near_cache: its `repr` shows how it does.
+    """
+
+    def __init__(self, transport: Transport, layout: Layout, *, near_cache: NearCache, confirmed: bool = False) -> None:
+        super().__init__(transport, layout, confirmed=confirmed, near_cache=near_cache)
+        self.near_cache = near_cache
+
+    def near(self, session_id: str, seen: str) -> Record | None:
+        return self.near_cache.look(session_id, version_of(seen), monotonic())
+
+    async def read_fresh(self, session_id: str, seen: str, *, timeout: float | None = None) -> FreshRead:
+        return as_seen(await self.read(session_id, timeout=timeout), seen)

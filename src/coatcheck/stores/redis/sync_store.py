@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import redis as client
 
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.stores.redis.address import Target
 from coatcheck.stores.redis.blocking_fleet import BlockingFleet
 from coatcheck.stores.redis.blocking_wire import BlockingWire
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown
+from coatcheck.stores.redis.near import NearCache, as_seen, near_cache_of, version_of
 from coatcheck.stores.redis.sync_pooled import SyncPooledTransport
 from coatcheck.stores.redis.topologies import topology_of
 from coatcheck.stores.redis.transport import ExchangeFailed, SyncTransport
@@ -32,22 +33,32 @@ class SyncRedisStore:
         transport: what carries the commands.
         layout: key names.
         confirmed: whether a commit counts only when a replica has it too; for a transport such as `BlockingFleet`.
+        near_cache: see `RedisStore`.
     """
 
-    def __init__(self, transport: SyncTransport, layout: Layout, *, confirmed: bool = False) -> None:
+    def __init__(
+        self, transport: SyncTransport, layout: Layout, *, confirmed: bool = False, near_cache: NearCache | None = None
+    ) -> None:
         self._transport = transport
-        self._verbs = Verbs(layout, confirmed=confirmed)
+        self._verbs = Verbs(layout, confirmed=confirmed, near=near_cache)
 
     @classmethod
     def from_url(cls, url: str) -> SyncRedisStore:
         """See `RedisStore.from_url`."""
         target = Target.parse(url)
-        limits: Any = {"timeout": target.timeout, "most": target.max_connections, "heartbeat": target.heartbeat}
         layout = Layout(target.shown, target.prefix)
+        near = near_cache_of(target, layout)
+        limits: Any = {
+            "timeout": target.timeout, "most": target.max_connections, "heartbeat": target.heartbeat, "near": near
+        }  # fmt: skip
+        transport: SyncTransport
         if target.topology == "single" and not target.confirmed:
-            return cls(BlockingWire(target.addresses[0], **limits), layout)
-        fleet = BlockingFleet(topology_of(target), **limits)
-        return cls(fleet, layout, confirmed=target.confirmed)
+            transport = BlockingWire(target.addresses[0], **limits)
+        else:
+            transport = BlockingFleet(topology_of(target), **limits)
+        if near is not None:
+            return SyncNearRedisStore(transport, layout, confirmed=target.confirmed, near_cache=near)
+        return cls(transport, layout, confirmed=target.confirmed)
 
     @classmethod
     def from_client(cls, redis: client.Redis, *, prefix: str = "coatcheck:", timeout: float = 1.0) -> SyncRedisStore:
@@ -97,3 +108,19 @@ class SyncRedisStore:
             return self._transport.exchange(step.commands, step.read, timeout=time_left(timeout, began))
 
         return follow_blocking(steps, do)
+
+
+class SyncNearRedisStore(SyncRedisStore):
+    """`NearRedisStore` for synchronous applications. All threads share what any of them has read."""
+
+    def __init__(
+        self, transport: SyncTransport, layout: Layout, *, near_cache: NearCache, confirmed: bool = False
+    ) -> None:
+        super().__init__(transport, layout, confirmed=confirmed, near_cache=near_cache)
+        self.near_cache = near_cache
+
+    def near(self, session_id: str, seen: str) -> Record | None:
+        return self.near_cache.look(session_id, version_of(seen), monotonic())
+
+    def read_fresh(self, session_id: str, seen: str, *, timeout: float | None = None) -> FreshRead:
+        return as_seen(self.read(session_id, timeout=timeout), seen)

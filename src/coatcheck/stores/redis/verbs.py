@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coatcheck.errors import CorruptRecord, OutcomeUnknown, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record, is_text
 from coatcheck.stores.redis.confirming import CONFIRMATION, Unconfirmed, awaits_replica, is_confirmed
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown, with_script_text
+from coatcheck.stores.redis.near import GONE, NearCache, Told, freshness_token
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
 
 T = TypeVar("T")
@@ -49,13 +52,15 @@ class Verbs:
     Args:
         layout: key names, commands and replies.
         confirmed: whether a commit counts only when a replica has it too.
+        near: what keeps records that were read, if anything does.
 
     Attributes:
         budget: what may be repeated.
     """
 
-    def __init__(self, layout: Layout, *, confirmed: bool = False) -> None:
+    def __init__(self, layout: Layout, *, confirmed: bool = False, near: NearCache | None = None) -> None:
         self.layout = layout
+        self.near = near
         self.budget = RetryBudget()
         self._confirmation = [CONFIRMATION] if confirmed else []
 
@@ -65,23 +70,38 @@ class Verbs:
             # First the index: an entry without a session is repaired when read, a session without entry would be missed.
             commands.insert(0, self.layout.own(new.owner, new.session_id, new.absolute_ms or new.idle_ms))
 
-        return self._confirmed(Exchange(new.session_id, commands, partial(self.layout.created, new), lambda: commands))
+        def read(replies: list[Any]) -> Applied:
+            applied = self.layout.created(new, replies)
+            return applied if self.near is None else replace(applied, seen=freshness_token(applied))
+
+        return self._confirmed(Exchange(new.session_id, commands, read, lambda: commands))
 
     def read(self, session_id: str) -> Exchange[Record | None]:
-        return Exchange(session_id, self.layout.read(session_id), partial(self.layout.record, session_id))
+        return Exchange(session_id, self.layout.read(session_id), partial(self._record, session_id))
+
+    def _record(self, session_id: str, replies: list[Any]) -> Record | None:
+        record = self.layout.record(session_id, replies)
+        if record is not None and self.near is not None:
+            self.near.keep(record, replies)
+        return record
 
     def update(self, session_id: str, changes: Changes) -> Exchange[Applied]:
         read = partial(self.layout.updated, session_id, changes)
         again = partial(self._updating_again, session_id, changes)
-        return self._confirmed(Exchange(session_id, self._updating(session_id, changes), read, again))
+        exchange = Exchange(session_id, self._updating(session_id, changes), read, again)
+        return self._confirmed(exchange if self.near is None else self._kept_near(exchange, changes, self.near))
 
     def delete(self, session_id: str) -> Steps[bool]:
         def read(replies: list[Any]) -> tuple[bool, str | None]:
             self.layout.good(session_id, replies[1:])  # the first may fail: what is no hash can be deleted too
             return self.layout.deleted(session_id, replies)
 
+        if self.near is not None:
+            self.near.drop(session_id)
         removal = self._confirmed(Exchange(session_id, self.layout.delete(session_id), read))
         existed, owner = yield from self.surely(removal)
+        if self.near is not None:
+            self.near.changed(session_id, GONE, monotonic())
         if owner is not None:
             with suppress(StoreUnavailable):  # the session is gone, which is what counts; the index repairs itself
                 yield from self.surely(Exchange("", [self.layout.left(owner, session_id)], _nothing))
@@ -154,6 +174,31 @@ class Verbs:
 
     def _updating_again(self, session_id: str, changes: Changes) -> list[Command]:
         return self._updating(session_id, changes.again())
+
+    def _kept_near(self, exchange: Exchange[Applied], changes: Changes, near: NearCache) -> Exchange[Applied]:
+        """The same commit, after which the session is read again in the same round trip, and kept.
+
+        What the server answers to that is as true as any answer, whoever else has changed the session meanwhile. Nothing is
+        read on a connection for commits that wait for a replica: changes would be announced there, where nobody listens.
+        """
+        session_id, commands = exchange.session_id, exchange.commands
+        near.drop(session_id)  # what is there will soon be wrong, and nobody may live to hear of it
+
+        def read(replies: list[Any]) -> Applied:
+            applied = exchange.read(replies[: len(commands)])
+            near.changed(session_id, applied.version, monotonic())
+            if len(replies) > len(commands) and type(replies) is Told:
+                record = None
+                with suppress(CorruptRecord, StoreUnavailable):  # that is for whoever reads it next
+                    record = self.layout.just_touched(session_id, replies[-1])
+                if record is not None:
+                    near.keep(record, replies)
+            # A mere touch is nothing to be seen.
+            return replace(applied, seen=freshness_token(applied) if changes.operation else changes.seen)
+
+        if self._confirmation:
+            return Exchange(session_id, commands, read, exchange.again)
+        return Exchange(session_id, [*commands, *self.layout.fields(session_id)], read, exchange.again)
 
     def _confirmed(self, exchange: Exchange[T]) -> Exchange[T]:
         """The same commit, confirmed by a replica if that is wanted."""

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.connection import Connection
@@ -15,6 +15,7 @@ from coatcheck.stores.redis.conversation import pack
 from coatcheck.stores.redis.evicting import EvictionWarning
 from coatcheck.stores.redis.forking import tell_when_forked
 from coatcheck.stores.redis.gate import Gate
+from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.resolver import resolver
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Transport, whole
 
@@ -31,7 +32,7 @@ class Wire:
         timeout: seconds for one exchange, waiting and connecting included, where the caller gives none.
         most: exchanges under way at most; further ones wait their turn, first come first served.
         heartbeat: seconds of silence after which the server is asked for a sign of life.
-        on_push: called with each push message.
+        near: what keeps records that are read over the connection, if it is told of changes.
     """
 
     def __init__(
@@ -41,13 +42,13 @@ class Wire:
         timeout: float,
         most: int = 4096,
         heartbeat: float = 10.0,
-        on_push: Callable[[list[Any]], None] | None = None,
+        near: NearCache | None = None,
     ) -> None:
         self.address = address
         self._timeout = timeout
         self._most = most
         self._heartbeat = heartbeat
-        self._on_push = on_push
+        self._near = near if address.announces else None
         self._loop = asyncio.get_running_loop()
         self._gate = Gate()
         self._warning = EvictionWarning(address)
@@ -128,7 +129,7 @@ class Wire:
         address = self.address
         connection = Connection(
             self._loop, timeout=self._timeout, heartbeat=self._heartbeat,
-            on_room=self._answered, on_lost=self._lost, on_push=self._on_push,
+            on_room=self._answered, on_lost=self._lost, near=self._near,
         )  # fmt: skip
         problem = "the attempt to connect was given up"
         try:
@@ -271,6 +272,14 @@ class PerLoop:
 class Wires(PerLoop):
     """A transport to one server for any event loop. Arguments are those of `Wire`."""
 
-    def __init__(self, address: Address, *, timeout: float, most: int = 4096, heartbeat: float = 10.0) -> None:
-        super().__init__(lambda: Wire(address, timeout=timeout, most=most, heartbeat=heartbeat))
+    def __init__(
+        self,
+        address: Address,
+        *,
+        timeout: float,
+        most: int = 4096,
+        heartbeat: float = 10.0,
+        near: NearCache | None = None,
+    ) -> None:
+        super().__init__(lambda: Wire(address, timeout=timeout, most=most, heartbeat=heartbeat, near=near))
         self.address = address
