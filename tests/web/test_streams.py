@@ -19,6 +19,7 @@ from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.interface import AsyncStore
 from tests.servers.browser import Browser
 from tests.servers.fixtures import Opener
+from tests.web.shop import PATIENT
 
 Streamer: TypeAlias = Callable[[Any], AsyncIterator[str]]
 
@@ -49,7 +50,7 @@ def site(
 
     return Starlette(
         routes=[Route("/enter", enter), Route("/leave", leave), Route("/page", page), Route("/stream", streamed)],
-        middleware=[Middleware(SessionMiddleware, store=store)],
+        middleware=[Middleware(SessionMiddleware, store=store, settings=PATIENT)],
     )
 
 
