@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import click
-from flask import Flask, Request, Response, current_app, g, got_request_exception
+from flask import Flask, Request, Response, current_app, got_request_exception, request
 from flask.cli import AppGroup
 from flask.sessions import SessionInterface, SessionMixin
 from flask.typing import ResponseReturnValue
@@ -50,7 +50,7 @@ class FlaskSessionInterface(Keeper[Flask, SyncSessionManager, SyncStore], Sessio
         """See `flask.sessions.SessionInterface`. If the session cannot be stored, the response becomes 409 or 503."""
         assert isinstance(session, FlaskSession)
         again = False
-        if not g.pop(_FAILED, False):
+        if not request.environ.pop(_FAILED, False):
             again = cookie_is_due(self, app, session)
             try:
                 surely = session.prepare()
@@ -126,12 +126,13 @@ class Sessions(Extension[Flask, SyncStore]):
         return answer.text, answer.status, answer.headers
 
 
-_FAILED = "_coatcheck_failed"
+_FAILED = "coatcheck.failed"
+"""In `environ`, not in `g`, which several requests share inside one application context, as tests like to have it."""
 
 
 def _note_failure(app: Flask, **_: Any) -> None:
     """An exception that nobody handled: what the request changed before it is not stored."""
-    setattr(g, _FAILED, True)
+    request.environ[_FAILED] = True
 
 
 # --- flask coatcheck … ----------------------------------------------------------------------------------------------------

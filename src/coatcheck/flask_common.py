@@ -118,9 +118,10 @@ class Keeper(Generic[App, Manager, Store]):
         self._configure(app)
 
     def _configure(self, app: App) -> None:
-        self._present = present_settings(self, app)
+        present = present_settings(self, app)
         settings = settings_of(self, app, self._base)
         self._manager: Manager = self.manager_class(self.store, settings, codec=self._codec, observers=self._observers)
+        self._present = present  # last, so that settings that cannot work are refused at each request
 
     def manager_of(self, app: App) -> Manager:
         """What runs the sessions, by the application's present settings."""

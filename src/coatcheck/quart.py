@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quart import Quart, Response, current_app, g, got_request_exception
+from quart import Quart, Response, current_app, got_request_exception, has_request_context, request
 from quart.sessions import SessionInterface, SessionMixin
 from quart.typing import ResponseReturnValue
 from quart.wrappers import BaseRequestWebsocket
@@ -62,7 +62,7 @@ class QuartSessionInterface(Keeper[Quart, SessionManager, AsyncStore], SessionIn
         """See `quart.sessions.SessionInterface`. If the session cannot be stored, the response becomes 409 or 503."""
         assert isinstance(session, QuartSession)
         again = False
-        if not (response is not None and g.pop(_FAILED, False)):
+        if not (response is not None and has_request_context() and request.scope.pop(_FAILED, False)):
             again = response is not None and cookie_is_due(self, app, session)
             try:
                 surely = session.prepare()
@@ -140,9 +140,10 @@ def _manager(app: Quart) -> SessionManager:
     return interface.manager_of(app)
 
 
-_FAILED = "_coatcheck_failed"
+_FAILED = "coatcheck.failed"
+"""In the scope, not in `g`, which several requests share inside one application context, as tests like to have it."""
 
 
 async def _note_failure(app: Quart, **_: Any) -> None:
     """An exception that nobody handled: what the request changed before it is not stored."""
-    setattr(g, _FAILED, True)
+    request.scope[_FAILED] = True  # type: ignore[typeddict-unknown-key]

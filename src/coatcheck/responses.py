@@ -84,13 +84,20 @@ def refuse_first_look(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def as_bytes(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Headers as they go over the wire; WSGI and the frameworks on it have them as text."""
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    """Headers that are text, as WSGI and the frameworks on it have them, for a look at them.
+
+    In UTF-8 rather than in what goes over the wire: a framework may have a `Location` of any letters here, and bring it
+    into a form for the wire later.
+    """
+    return [(name.encode(*_ANY_TEXT), value.encode(*_ANY_TEXT)) for name, value in headers]
 
 
 def finish_text_headers(
     headers: Iterable[tuple[str, str]], *, looked_at: bool, set_cookies: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """`cookie.finish_headers` for headers that are text."""
+    """`cookie.finish_headers` for headers that are text. The application's own come back as they were."""
     finished = finish_headers(as_bytes(headers), looked_at=looked_at, set_cookies=set_cookies)
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in finished]
+    return [(name.decode(*_ANY_TEXT), value.decode(*_ANY_TEXT)) for name, value in finished]
+
+
+_ANY_TEXT = ("utf-8", "surrogatepass")

@@ -9,7 +9,7 @@ from http.cookies import SimpleCookie
 from typing import Any, cast
 
 import pytest
-from flask import Flask, Response, flash, get_flashed_messages, session, stream_with_context
+from flask import Flask, Response, flash, get_flashed_messages, redirect, session, stream_with_context
 from flask.testing import FlaskClient
 from markupsafe import Markup
 from werkzeug.test import TestResponse
@@ -117,6 +117,21 @@ def test_headers_for_caches() -> None:
     assert (response.headers["Cache-Control"], response.headers["Vary"]) == ("no-store", "Cookie")
     assert client.get("/page").headers["Vary"] == "Cookie"
     assert "Vary" not in client.get("/untouched").headers
+
+
+def test_a_redirect_to_any_letters_may_carry_the_cookie() -> None:
+    """Flask brings a `Location` into a form for the wire only after the session has been stored."""
+    app = make()
+
+    @app.post("/move")
+    def move() -> Any:
+        session["moved"] = True
+        return redirect("/用户/münchen")
+
+    client = browser(app)
+    response = client.post("/move")
+    assert (response.status_code, response.headers["Location"]) == (302, "/%E7%94%A8%E6%88%B7/m%C3%BCnchen")
+    assert client.get("/page").json == {"moved": True}
 
 
 def test_who_never_looks_costs_no_store_call() -> None:
@@ -359,6 +374,16 @@ def test_settings_that_cannot_work_are_refused_at_start(config: dict[str, Any], 
         make(**config)
 
 
+def test_settings_that_can_no_longer_work_are_refused_at_each_request() -> None:
+    app = make(PROPAGATE_EXCEPTIONS=True)
+    client = browser(app)
+    client.post("/put/a/1")
+    app.config["PERMANENT_SESSION_LIFETIME"] = timedelta(0)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="idle_timeout"):
+            client.get("/page")
+
+
 def test_a_store_has_to_be_named_and_to_be_synchronous() -> None:
     with pytest.raises(ConfigurationError, match="COATCHECK_STORE"):
         Sessions(Flask("shop"))
@@ -466,6 +491,17 @@ def test_an_exception_that_nobody_handles_stores_nothing() -> None:
     client.post("/put/a/1")
     assert client.post("/boom").status_code == 500
     assert client.get("/page").json == {"a": "1"}
+
+
+def test_such_an_exception_is_forgotten_with_its_request() -> None:
+    """As in a test that keeps one application context open, in which all its requests then share `g`."""
+    app = make(TESTING=True)
+    client = browser(app)
+    with app.app_context():
+        with pytest.raises(RuntimeError):
+            client.post("/boom")
+        client.post("/put/a/1")
+        assert client.get("/page").json == {"a": "1"}
 
 
 def test_an_exception_that_is_handled_gives_an_answer_like_any_other() -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from quart import Quart, flash, get_flashed_messages, session, stream_with_context, websocket
+from quart import Quart, flash, get_flashed_messages, redirect, session, stream_with_context, websocket
 from quart.typing import TestClientProtocol as Client
 
 from coatcheck import Settings
@@ -182,6 +182,30 @@ async def test_an_exception_that_nobody_handles_stores_nothing() -> None:
     await post(client, "/put/a/1")
     assert (await post(client, "/boom")).status_code == 500
     assert await page(client) == {"a": "1"}
+
+
+async def test_such_an_exception_is_forgotten_with_its_request() -> None:
+    """As in a test that keeps one application context open, in which all its requests then share `g`."""
+    app = make(PROPAGATE_EXCEPTIONS=True)
+    client = app.test_client()
+    async with app.app_context():
+        with pytest.raises(RuntimeError):
+            await post(client, "/boom")
+        await post(client, "/put/a/1")
+        assert await page(client) == {"a": "1"}
+
+
+async def test_a_redirect_to_any_letters_may_carry_the_cookie() -> None:
+    app = make()
+
+    @app.post("/move")
+    async def move() -> Any:
+        session["moved"] = True
+        return redirect("/用户/münchen")
+
+    client = app.test_client()
+    assert (await post(client, "/move")).status_code == 302
+    assert await page(client) == {"moved": True}
 
 
 async def test_a_stream_may_look_at_the_session() -> None:
