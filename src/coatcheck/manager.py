@@ -224,7 +224,8 @@ class SessionManager:
             return
         except StoreError as error:
             raise self._told(error, ticket.session_id) from None
-        session.time_left = max(LEAST_TIME, session.time_left - (monotonic() - began))
+        finally:  # a store that did not answer has used up the time of an error page that looks again
+            session.time_left = max(LEAST_TIME, session.time_left - (monotonic() - began))
         if session.loaded or session.ticket is not ticket:
             return  # another task of this request was quicker, and may have changed it already
         refusal = admit(session, ticket, record)

@@ -52,6 +52,8 @@ class SyncSession(ManagedSession):
 
     def reload(self) -> None:
         """Read the session again, dropping changes that were not committed; see `coatcheck.manager.AsyncSession.reload`."""
+        if not self.loaded:
+            self._look()  # as any other first look
         at_once(self.manager.shared.reload(self))
 
     def _look(self) -> dict[str, str]:

@@ -75,7 +75,9 @@ class SessionMiddleware:
         try:
             body = self.app(environ, response.start)
             if response.replacement is None and _is_complete(body, environ):
-                if not response.begun:  # by `write()`
+                if response.begun:  # by `write()`
+                    response.end()
+                else:
                     response.begin(streams=False)
                 return body
         except _Replaced:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
-from coatcheck import Session, SessionManager, SyncSessionManager
+from coatcheck import Session, SessionManager, Settings, SyncSessionManager
 from coatcheck.errors import Conflict, OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.events import Event
+from coatcheck.manager import LEAST_TIME
 from coatcheck.record import Applied, Record
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.sync_manager import at_once
@@ -130,6 +132,25 @@ def test_a_look_that_fails_may_be_repeated() -> None:
     assert again.looked_at, "the response depends on the cookie all the same"
     store.down = False
     assert again["a"] == 1
+
+
+def test_a_look_that_fails_uses_up_the_requests_time() -> None:
+    """Or an error page that looks at the session again would cost its user the whole deadline once more."""
+
+    class Slow(MemoryStore):
+        granted: list[float | None] = []  # noqa: RUF012 - one store only
+
+        def read(self, session_id: str, *, timeout: float | None = None) -> Record | None:
+            self.granted.append(timeout)
+            time.sleep(timeout or 0)
+            raise StoreUnavailable("test://", "no answer in time")
+
+    store = Slow()
+    session = SyncSessionManager(store, Settings(store_timeout=0.2)).session_for(f"__Host-session={'A' * 48}")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            session.get("a")
+    assert store.granted == [0.2, LEAST_TIME, LEAST_TIME]
 
 
 def test_what_waits_is_found_out() -> None:

@@ -463,6 +463,17 @@ def test_a_change_in_place_after_the_start_is_not_lost_in_silence() -> None:
         Browser(SessionMiddleware(stream, store="memory://")).get()
 
 
+def test_nor_is_one_after_a_piece_was_pushed() -> None:
+    def pushing(environ: Any, start_response: Any) -> Body:
+        cart = environ["coatcheck.session"].setdefault("cart", [])
+        start_response("200 OK", PLAIN)(b"begun")
+        cart.append("tea")
+        return []
+
+    with pytest.raises(TooLate):
+        Browser(SessionMiddleware(pushing, store="memory://")).get()
+
+
 def test_a_first_look_after_the_start_is_refused_unless_caches_keep_users_apart() -> None:
     def stream(headers: list[tuple[str, str]]) -> App:
         def app(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -497,6 +508,19 @@ def test_a_stream_that_lives_on_goes_to_the_store_itself() -> None:
     assert Browser(SessionMiddleware(stream, store=store), visitor.cookie).get().body == b"23"
     seen = Browser(SessionMiddleware(shown, store=store), visitor.cookie).get().body
     assert seen == b"{'hits': 3, 'last': 'stored at the end'}"
+
+
+def test_a_stream_may_begin_with_that() -> None:
+    store = Counting()
+
+    def stream(environ: Any, start_response: Any) -> Iterator[bytes]:
+        environ["coatcheck.session"].reload()
+        start_response("200 OK", PLAIN)
+        yield str(environ["coatcheck.session"]["hits"]).encode()
+
+    visitor = Browser(SessionMiddleware(counter, store=store))
+    visitor.get()
+    assert Browser(SessionMiddleware(stream, store=store), visitor.cookie).get().body == b"1"
 
 
 def test_a_stream_notices_a_logout() -> None:
