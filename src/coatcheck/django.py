@@ -10,6 +10,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from functools import cache, lru_cache
+from threading import Lock
 from typing import Any, TypeVar
 
 from django.conf import settings as django_settings
@@ -29,7 +30,7 @@ from coatcheck.manager import ManagedSession, SessionManager
 from coatcheck.observers.logs import log
 from coatcheck.responses import REFUSALS, answer_to
 from coatcheck.session import FieldMap
-from coatcheck.settings import CookieSettings, Settings
+from coatcheck.settings import LONGEST_MS, CookieSettings, Settings
 from coatcheck.stores.interface import AsyncStore, AsyncSweeping, SyncSweeping
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.stores.opening import open_store
@@ -296,6 +297,7 @@ class SessionStore(SessionBase):
             raise UpdateError from None
         except SessionExists:
             raise CreateError from None
+        self.trouble = None
         self.modified = True  # as Django's own have it: whoever saves gets the cookie
 
     async def _create(self, manager: SessionManager) -> None:
@@ -331,6 +333,7 @@ class SessionStore(SessionBase):
         self._promised = False
         self.modified = True
         await manager.commit(stored)
+        self.trouble = None
 
     async def _cycle_key(self, manager: SessionManager) -> None:
         stored = await self._loaded(manager)
@@ -518,8 +521,9 @@ class _Engine:
         if known is None:
             for ended in [each for each in list(self._on_loops) if each.is_closed()]:
                 self._on_loops.pop(ended, None)
-            manager = SessionManager(self._open_async(), self.base, **self._parts)
-            known = self._on_loops[loop] = manager, _closing(manager.store)
+            store = self._open_async()
+            manager = SessionManager(store, self.base, **self._parts)
+            known = self._on_loops[loop] = manager, _closing(None if store is self._async_store else store)
             _start(known[1])
         return known[0]
 
@@ -535,18 +539,23 @@ class _Engine:
 
     def _settings_for(self, seconds: float) -> Settings:
         """The settings of a session that expires in so many seconds."""
-        idle_ms = max(1, round(seconds * 1000))  # what has expired already ends at once
+        # What has expired already ends at once; what is to live for longer than a store can say lives for so long.
+        idle_ms = max(1, round(min(seconds * 1000, LONGEST_MS)))
         if self.base.absolute_ms is not None:
             idle_ms = min(idle_ms, self.base.absolute_ms)
         return self.base.but(idle_timeout=idle_ms / 1000)
 
 
-async def _closing(store: AsyncStore) -> AsyncGenerator[None, None]:
-    """Lives as long as its event loop, which closes its asynchronous generators when it ends, and so the store."""
+async def _closing(store: AsyncStore | None) -> AsyncGenerator[None, None]:
+    """Lives as long as its event loop, which closes its asynchronous generators when it ends, and so the store.
+
+    A store that somebody else has opened is theirs to close (`None`): their next event loop may go on with it.
+    """
     try:
         yield
     finally:
-        await store.close()
+        if store is not None:
+            await store.close()
 
 
 def _start(generator: AsyncGenerator[None, None]) -> None:
@@ -560,10 +569,10 @@ def _known() -> str:
     return ", ".join(sorted(_OPTIONS))
 
 
-def _age() -> int:
-    age = django_settings.SESSION_COOKIE_AGE
-    if not isinstance(age, int) or age <= 0:
-        raise ConfigurationError("SESSION_COOKIE_AGE", age, "not a time", "Use whole seconds, at least 1")
+def _age() -> float:
+    age = django_settings.SESSION_COOKIE_AGE  # a `timedelta(…).total_seconds()` is a float, which Django takes too
+    if isinstance(age, bool) or not isinstance(age, (int, float)) or not age >= 1:
+        raise ConfigurationError("SESSION_COOKIE_AGE", age, "not a time", "Use seconds, at least 1")
     return age
 
 
@@ -583,6 +592,15 @@ def _cookie() -> CookieSettings:
 
 @cache
 def _engine() -> _Engine:
+    with _MAKING:
+        return _make_engine()
+
+
+_MAKING = Lock()  # threads that serve a process's first requests at once must not get a store each
+
+
+@cache
+def _make_engine() -> _Engine:
     options = getattr(django_settings, "COATCHECK", None)
     if not isinstance(options, dict):
         raise ImproperlyConfigured("Set COATCHECK, such as COATCHECK = {'store': 'redis://localhost:6379'}.")
@@ -596,6 +614,7 @@ def _forget(*, setting: str, **_: Any) -> None:
     """A test that changes the setting gets what it says."""
     if setting == "COATCHECK":
         _engine.cache_clear()
+        _make_engine.cache_clear()
 
 
 setting_changed.connect(_forget)

@@ -15,7 +15,8 @@ SameSite: TypeAlias = Literal["lax", "strict", "none"]
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)  # RFC 6265, 4.1.1: cookie-name = token
 _LONGEST_COOKIE = 400 * 86_400  # RFC 6265bis, 5.5: browsers cap a cookie's life at 400 days
-_LONGEST_MS = 100 * 366 * 86_400 * 1000
+LONGEST_MS = 100 * 366 * 86_400 * 1000
+"""Milliseconds that a duration may have at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,7 @@ def _checked_ms(setting: str, time: object, *, least: int = 1) -> int:
         ms = round((time.total_seconds() if isinstance(time, timedelta) else time) * 1000)
     except (ValueError, OverflowError):  # nan, inf
         ms = -1
-    if not least <= ms <= _LONGEST_MS:
+    if not least <= ms <= LONGEST_MS:
         raise ConfigurationError(setting, time, "out of range", "Use a positive number of seconds, at most 100 years")
     return ms
 

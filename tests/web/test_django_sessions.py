@@ -383,6 +383,14 @@ async def test_it_expires_after_so_many_seconds(do: Do) -> None:
     assert await idle_ms(again) == 14 * 86_400_000
 
 
+async def test_for_ever_is_as_long_as_a_store_can_say(do: Do) -> None:
+    session = await stored(do, cat="dog")
+    await do(session, "set_expiry", 1000 * 366 * 86_400)
+    await do(session, "save")
+    assert await idle_ms(session) == 100 * 366 * 86_400_000
+    assert await seen(do, session.session_key) == {"cat": "dog", "_session_expiry": 1000 * 366 * 86_400}
+
+
 async def test_it_expires_at_a_moment(do: Do) -> None:
     modification = timezone.now()
     for value in (timedelta(seconds=60), modification + timedelta(seconds=60)):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from http.cookies import Morsel
 from typing import Any
 
@@ -228,13 +232,14 @@ async def test_under_asgi_no_thread_goes_to_the_store(monkeypatch: pytest.Monkey
         assert (await client.get("/count")).content == b"1"
 
 
+class Foreign:
+    """Another author's store, which nobody has an asynchronous one for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_MEMORY, name)
+
+
 async def test_a_store_for_synchronous_views_alone_says_so() -> None:
-    class Foreign:
-        """Another author's store, which nobody has an asynchronous one for."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(_MEMORY, name)
-
     alone = override_settings(COATCHECK={"store": Foreign()})
     with alone, pytest.raises(ValueError, match=r"COATCHECK\['async_store'\]"):
         await SessionStore("A" * 48).aget("cat")
@@ -243,6 +248,38 @@ async def test_a_store_for_synchronous_views_alone_says_so() -> None:
         await session.aset("cat", "dog")
         await session.asave()
         assert SessionStore(session.session_key)["cat"] == "dog"
+
+
+async def test_a_store_of_ones_own_is_not_closed_with_an_event_loop() -> None:
+    """`async_to_sync` has an event loop of its own each time; whoever opened the store closes it."""
+
+    class Watched(AsyncMemoryStore):
+        closed = 0
+
+        async def close(self) -> None:
+            self.closed += 1
+
+    async def save() -> None:
+        session = SessionStore()
+        await session.aset("cat", "dog")
+        await session.asave()
+
+    own = Watched(MemoryStore())
+    with override_settings(COATCHECK={"store": Foreign(), "async_store": own}):
+        await asyncio.to_thread(asyncio.run, save())
+        assert own.closed == 0
+
+
+def test_threads_that_come_first_at_once_share_one_store() -> None:
+    together = threading.Barrier(8)
+
+    def first_request(_: int) -> Any:
+        together.wait()
+        return session_manager()
+
+    with override_settings(COATCHECK={"store": "memory://"}), ThreadPoolExecutor(8) as threads:
+        managers = set(threads.map(first_request, range(8)))
+    assert len(managers) == 1
 
 
 _MEMORY = MemoryStore()
@@ -295,6 +332,22 @@ def test_a_logout_that_cannot_be_stored_touches_no_cookie(store: Failing, own: b
         assert client.get("/page").json() == {"cat": "dog"}
 
 
+def test_a_logout_that_is_repeated_after_an_outage_takes_the_cookie_back(store: Failing) -> None:
+    """The view caught the first failure, and tried again: Django asks `is_empty()` whether the cookie is to go."""
+    client = Client()
+    client.get("/put?cat=dog")
+    session = SessionStore(key(client))
+    assert session["cat"] == "dog"
+    store.down = True
+    with pytest.raises(StoreUnavailable):
+        session.flush()
+    assert not session.is_empty()
+    store.down = False
+    session.flush()
+    assert session.is_empty()
+    assert len(store) == 0
+
+
 def test_a_new_session_that_cannot_be_stored_is_not_promised(store: Failing) -> None:
     store.down = True
     client = Client(raise_request_exception=False)
@@ -338,6 +391,9 @@ def said() -> list[tuple[str, str]]:
 
 def test_right_settings_are_not_complained_about() -> None:
     assert checks.run_checks() == []
+    with override_settings(SESSION_COOKIE_AGE=timedelta(days=1).total_seconds()):  # a float
+        assert checks.run_checks() == []
+        assert session_settings().idle_ms == 86_400_000
 
 
 @pytest.mark.parametrize(
@@ -350,6 +406,7 @@ def test_right_settings_are_not_complained_about() -> None:
         ({"SESSION_COOKIE_NAME": "__Host-id"}, "coatcheck.E003", "without Secure"),
         ({"SESSION_COOKIE_SAMESITE": "None"}, "coatcheck.E003", "without Secure"),
         ({"SESSION_COOKIE_AGE": -1}, "coatcheck.E003", "SESSION_COOKIE_AGE"),
+        ({"SESSION_COOKIE_AGE": True}, "coatcheck.E003", "SESSION_COOKIE_AGE"),
         ({"SESSION_SERIALIZER": "some.Pickle"}, "coatcheck.W004", "no effect"),
         ({"MIDDLEWARE": [DJANGOS]}, "coatcheck.I005", "500"),
     ],
