@@ -116,6 +116,12 @@ async def async_untouched(request: HttpRequest) -> HttpResponse:
     return HttpResponse("the same for everybody")
 
 
+def without(request: HttpRequest) -> HttpResponse:
+    """A view that takes the session off its request, which Django's own middleware allows."""
+    del request.session
+    return HttpResponse("nothing here")
+
+
 async def async_interrupted(request: HttpRequest) -> HttpResponse:
     """See `interrupted`."""
     session: Any = request.session
@@ -136,6 +142,7 @@ urlpatterns = [
     path("count", count),
     path("async-untouched", async_untouched),
     path("async-interrupted", async_interrupted),
+    path("without", without),
     path("admin/", admin.site.urls),
 ]
 

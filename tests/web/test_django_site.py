@@ -239,6 +239,12 @@ class Foreign:
         return getattr(_MEMORY, name)
 
 
+async def test_a_view_may_take_the_session_off_its_request(store: Failing) -> None:
+    with override_settings(COATCHECK={"store": "memory://"}, MIDDLEWARE=[OWN]):
+        assert Client().get("/without").status_code == 200
+        assert (await AsyncClient().get("/without")).status_code == 200
+
+
 async def test_a_store_for_synchronous_views_alone_says_so() -> None:
     alone = override_settings(COATCHECK={"store": Foreign()})
     with alone, pytest.raises(ValueError, match=r"COATCHECK\['async_store'\]"):
