@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import click
@@ -50,7 +50,8 @@ class FlaskSessionInterface(Keeper[Flask, SyncSessionManager, SyncStore], Sessio
         """See `flask.sessions.SessionInterface`. If the session cannot be stored, the response becomes 409 or 503."""
         assert isinstance(session, FlaskSession)
         again = False
-        if not request.environ.pop(_FAILED, False):
+        failed = request.environ.pop(_FAILED, False)
+        if not failed:
             again = cookie_is_due(self, app, session)
             try:
                 surely = session.prepare()
@@ -68,6 +69,8 @@ class FlaskSessionInterface(Keeper[Flask, SyncSessionManager, SyncStore], Sessio
         finish(self, app, session, response, again=again)
         if response.is_streamed and not response.direct_passthrough:
             vary_by_cookie(response)  # what makes it may look at the session when it has begun
+            if not failed:
+                response.call_on_close(partial(_refuse_what_came_too_late, session))
 
 
 class Sessions(Extension[Flask, SyncStore]):
@@ -124,6 +127,12 @@ class Sessions(Extension[Flask, SyncStore]):
     def _answer(error: CoatcheckError) -> ResponseReturnValue:
         answer = answer_to(error)
         return answer.text, answer.status, answer.headers
+
+
+def _refuse_what_came_too_late(session: FlaskSession) -> None:
+    """A value that a stream changed in place: no other change gets as far as this."""
+    if session.sealed and session.delta():
+        raise _RESPONSE_STARTED.anew()
 
 
 _FAILED = "coatcheck.failed"

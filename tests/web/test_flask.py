@@ -549,6 +549,26 @@ def test_a_change_in_a_stream_says_what_to_do() -> None:
         _ = streaming(stream).get("/stream").text
 
 
+def test_a_change_in_place_in_a_stream_is_not_lost_in_silence() -> None:
+    app = make()
+
+    @app.get("/late")
+    def late() -> Response:
+        cart = session.setdefault("cart", [])
+
+        @stream_with_context
+        def pieces() -> Iterator[str]:
+            yield "begun"
+            cart.append("tea")
+
+        return Response(pieces())
+
+    response = browser(app).get("/late", buffered=False)
+    assert response.text == "begun"
+    with pytest.raises(TooLate, match="reload"):
+        response.close()
+
+
 def test_a_stream_that_lives_on_goes_to_the_store_itself() -> None:
     def stream() -> Iterator[str]:
         yield current["a"]
