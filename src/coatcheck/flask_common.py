@@ -190,7 +190,14 @@ def settings_of(interface: Any, app: Any, base: Settings) -> Settings:
         path=interface.get_cookie_path(app) or "/",
         domain=interface.get_cookie_domain(app) or None,
     )
-    return base.but(idle_timeout=app.permanent_session_lifetime, cookie=cookie)
+    lifetime = app.permanent_session_lifetime
+    try:
+        return base.but(idle_timeout=lifetime, cookie=cookie)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            "PERMANENT_SESSION_LIFETIME", lifetime, f"with these settings it cannot work as the idle timeout ({error})",
+            "It takes the place of idle_timeout in settings=Settings(…): change it in app.config",
+        ) from None  # fmt: skip
 
 
 def present_settings(interface: Any, app: Any) -> tuple[Any, ...]:

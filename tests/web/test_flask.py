@@ -374,13 +374,22 @@ def test_settings_that_cannot_work_are_refused_at_start(config: dict[str, Any], 
         make(**config)
 
 
+def test_flasks_lifetime_is_named_where_it_is_longer_than_a_session_may_live() -> None:
+    """By default it is 31 days, whatever `settings` says of the idle timeout."""
+    settings = Settings(idle_timeout=3600, absolute_timeout=timedelta(hours=12))
+    app = Flask("shop")
+    app.config["SESSION_COOKIE_SECURE"] = True
+    with pytest.raises(ConfigurationError, match=r"PERMANENT_SESSION_LIFETIME=.*days=31.*change it in app\.config"):
+        Sessions(app, store="memory://", settings=settings)
+
+
 def test_settings_that_can_no_longer_work_are_refused_at_each_request() -> None:
     app = make(PROPAGATE_EXCEPTIONS=True)
     client = browser(app)
     client.post("/put/a/1")
     app.config["PERMANENT_SESSION_LIFETIME"] = timedelta(0)
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match="idle_timeout"):
+        with pytest.raises(ConfigurationError, match="PERMANENT_SESSION_LIFETIME"):
             client.get("/page")
 
 
