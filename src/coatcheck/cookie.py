@@ -67,7 +67,7 @@ def finish_headers(
     headers = list(headers)
     if set_cookies:
         stored_nowhere = b"no-store" in _words(headers, b"cache-control")
-        kept_out = _TARGETED_CACHE_FIELDS if stored_nowhere else (*_TARGETED_CACHE_FIELDS, b"cache-control")
+        kept_out = TARGETED_CACHE_FIELDS if stored_nowhere else (*TARGETED_CACHE_FIELDS, b"cache-control")
         headers = [(name, value) for name, value in headers if name.lower() not in kept_out]
         headers += [(b"set-cookie", set_cookie.encode("ascii")) for set_cookie in set_cookies]
         if not stored_nowhere:
@@ -87,7 +87,7 @@ def keeps_users_apart(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     if not _BY_COOKIE.isdisjoint(_words(headers, b"vary")):
         return True
     for_one = {b"no-store", b"private"} & _words(headers, b"cache-control")
-    return bool(for_one) and not any(name.lower() in _TARGETED_CACHE_FIELDS for name, _ in headers)
+    return bool(for_one) and not any(name.lower() in TARGETED_CACHE_FIELDS for name, _ in headers)
 
 
 def _words(headers: Iterable[tuple[bytes, bytes]], field: bytes) -> set[bytes]:
@@ -96,9 +96,10 @@ def _words(headers: Iterable[tuple[bytes, bytes]], field: bytes) -> set[bytes]:
 
 
 _BY_COOKIE = frozenset({b"cookie", b"*"})
-_TARGETED_CACHE_FIELDS = (
+TARGETED_CACHE_FIELDS = (
     b"cdn-cache-control",
     b"cloudflare-cdn-cache-control",
     b"surrogate-control",
     b"x-accel-expires",
 )
+"""What overrules `Cache-Control` for one kind of cache (RFC 9213, and what was there before it)."""

@@ -24,7 +24,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.utils.module_loading import import_string
 
-from coatcheck.cookie import SEEN
+from coatcheck.cookie import SEEN, TARGETED_CACHE_FIELDS
 from coatcheck.errors import CoatcheckError, ConfigurationError, InsecureCookieWarning, SessionExists, SessionGone
 from coatcheck.manager import ManagedSession, SessionManager
 from coatcheck.observers.logs import log
@@ -174,7 +174,7 @@ class SessionStore(SessionBase):
                 secure=django_settings.SESSION_COOKIE_SECURE, httponly=django_settings.SESSION_COOKIE_HTTPONLY,
             )  # fmt: skip
         patch_vary_headers(response, ("Cookie",))
-        patch_cache_control(response, no_store=True)
+        _keep_out_of_caches(response)
 
     # --- what goes to the store, each with and without waiting -------------------------------------------------------
 
@@ -425,7 +425,7 @@ class SessionMiddleware(middleware.SessionMiddleware):
         if trouble is not None and response.status_code == 500:  # it struck in a middleware, or in the error page
             return _in_place_of(response, trouble)
         if django_settings.SESSION_COOKIE_NAME in response.cookies:
-            patch_cache_control(response, no_store=True)
+            _keep_out_of_caches(response)
         session = getattr(request, "session", None)
         if isinstance(session, SessionStore):
             session.hand_out_seen(response)
@@ -463,6 +463,13 @@ def session_settings() -> Settings:
 def _answer(error: CoatcheckError) -> HttpResponse:
     answer = answer_to(error)
     return HttpResponse(answer.text, status=answer.status, headers=dict(answer.headers))
+
+
+def _keep_out_of_caches(response: HttpResponse) -> None:
+    """See `coatcheck.cookie.finish_headers`."""
+    for name in TARGETED_CACHE_FIELDS:
+        response.headers.pop(name.decode(), None)
+    patch_cache_control(response, no_store=True)
 
 
 def _seen_name() -> str:

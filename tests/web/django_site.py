@@ -116,6 +116,13 @@ async def async_untouched(request: HttpRequest) -> HttpResponse:
     return HttpResponse("the same for everybody")
 
 
+def cached(request: HttpRequest) -> HttpResponse:
+    """A page that some caches are asked to keep, and that has become a visitor's own."""
+    request.session["cat"] = "dog"
+    kept = ("Cache-Control", "CDN-Cache-Control", "Surrogate-Control")
+    return HttpResponse("yours", headers=dict.fromkeys(kept, "max-age=600"))
+
+
 def without(request: HttpRequest) -> HttpResponse:
     """A view that takes the session off its request, which Django's own middleware allows."""
     del request.session
@@ -143,6 +150,7 @@ urlpatterns = [
     path("async-untouched", async_untouched),
     path("async-interrupted", async_interrupted),
     path("without", without),
+    path("cached", cached),
     path("admin/", admin.site.urls),
 ]
 

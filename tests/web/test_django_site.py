@@ -113,6 +113,14 @@ def test_django_writes_the_cookie_by_its_own_settings(store: Failing) -> None:
         assert (morsel["secure"], morsel["path"], morsel["max-age"]) == (True, "/put", 60)
 
 
+def test_no_cache_on_the_way_keeps_the_cookie(store: Failing) -> None:
+    """Not even one that goes by a field of its own."""
+    response = Client().get("/cached")
+    assert "no-store" in response.headers["Cache-Control"]
+    assert response.headers["Vary"] == "Cookie"
+    assert not {"CDN-Cache-Control", "Surrogate-Control"} & response.headers.keys()
+
+
 def test_expiry_is_in_the_cookie(store: Failing) -> None:
     client = Client()
     assert client.get("/expire?in=300").cookies["sessionid"]["max-age"] == 300
