@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from quart import Quart, Response, current_app, got_request_exception, has_request_context, request
+from quart import (
+    Quart,
+    Response,
+    current_app,
+    got_request_exception,
+    got_websocket_exception,
+    has_request_context,
+    request,
+    websocket,
+)
 from quart.sessions import SessionInterface, SessionMixin
 from quart.typing import ResponseReturnValue
-from quart.wrappers import BaseRequestWebsocket
+from quart.wrappers import BaseRequestWebsocket, Websocket
 from werkzeug.datastructures import Headers
 
-from coatcheck.errors import CoatcheckError, SessionGone
+from coatcheck.errors import CoatcheckError, SessionGone, TooLate
 from coatcheck.flask_common import (
     Extension,
     FlaskAttributes,
@@ -28,6 +37,12 @@ from coatcheck.stores.opening import open_store
 __all__ = ["QuartSession", "QuartSessionInterface", "Sessions"]
 
 _RESPONSE_STARTED = response_started("await ")
+
+_NO_COOKIE = TooLate(
+    "new session or renewal",
+    "this is a WebSocket, and Quart accepts it without a cookie of the session's, so that none can reach the browser",
+    "Do it in a request before it",
+)
 
 
 class QuartSession(AsyncSession, FlaskAttributes):
@@ -56,13 +71,15 @@ class QuartSessionInterface(Keeper[Quart, SessionManager, AsyncStore], SessionIn
             await session.load()
         except REFUSALS as error:
             session.unread = error
+        if isinstance(request, Websocket):
+            session.close(None, _NO_COOKIE)
         return session
 
     async def save_session(self, app: Quart, session: SessionMixin, response: Any) -> None:
         """See `quart.sessions.SessionInterface`. If the session cannot be stored, the response becomes 409 or 503."""
         assert isinstance(session, QuartSession)
         again = False
-        if not (response is not None and has_request_context() and request.scope.pop(_FAILED, False)):
+        if not _scope().pop(_FAILED, False):
             again = response is not None and cookie_is_due(self, app, session)
             try:
                 surely = session.prepare()
@@ -110,6 +127,7 @@ class Sessions(Extension[Quart, AsyncStore]):
         """Give this application its sessions from the store."""
         super().init_app(app)
         got_request_exception.connect(_note_failure, app)
+        got_websocket_exception.connect(_note_failure, app)
 
         @app.before_serving
         async def start() -> None:
@@ -144,6 +162,10 @@ _FAILED = "coatcheck.failed"
 """In the scope, not in `g`, which several requests share inside one application context, as tests like to have it."""
 
 
+def _scope() -> Any:
+    return request.scope if has_request_context() else websocket.scope
+
+
 async def _note_failure(app: Quart, **_: Any) -> None:
     """An exception that nobody handled: what the request changed before it is not stored."""
-    request.scope[_FAILED] = True  # type: ignore[typeddict-unknown-key]
+    _scope()[_FAILED] = True

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 from quart import Quart, flash, get_flashed_messages, redirect, session, stream_with_context, websocket
+from quart.testing.connections import WebsocketDisconnectError
 from quart.typing import TestClientProtocol as Client
 
 from coatcheck import Settings
-from coatcheck.errors import ConfigurationError, StoreUnavailable
+from coatcheck.errors import ConfigurationError, StoreUnavailable, TooLate
 from coatcheck.quart import QuartSession, Sessions
 from coatcheck.record import Record
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
@@ -225,6 +227,67 @@ async def test_a_websocket_commits_as_it_goes() -> None:
             assert await socket.receive() == expected
         await socket.send("end")
     assert await page(client) == {"a": "1", "hello": 2}
+
+
+async def test_no_new_ticket_is_lost_in_a_websocket() -> None:
+    """No cookie can reach the browser there: whoever began a session or renewed a ticket would be logged out by it."""
+    store = MemoryStore()
+    app = Quart("shop")
+    app.config.update(SESSION_COOKIE_SECURE=True)
+    Sessions(app, store=AsyncMemoryStore(store), settings=Settings(absolute_timeout=None, renew_every=0.001))
+
+    @app.post("/begin")
+    async def begin() -> str:
+        session["a"] = 1
+        return "begun"
+
+    @app.get("/page")
+    async def read() -> dict[str, Any]:
+        return dict(session)
+
+    @app.websocket("/change")
+    async def change() -> None:
+        await websocket.accept()
+        with pytest.raises(TooLate, match="in a request before it"):
+            current.renew(owner="garimoo")
+        session["b"] = 2
+        await websocket.send("changed")
+
+    client = app.test_client()
+    async with client.websocket("/change", scheme="wss") as socket:
+        with pytest.raises(WebsocketDisconnectError):  # by what the view did not catch
+            await socket.receive()
+    assert len(store) == 0, "nobody could find it again"
+    await post(client, "/begin")
+    before = ticket(client)
+    record = store.read((before or "")[:16])
+    assert record is not None
+    await asyncio.sleep(0.01)
+    async with client.websocket("/change", scheme="wss") as socket:
+        assert await socket.receive() == "changed"
+    again = store.read(record.session_id)
+    assert again is not None
+    assert (again.secret_hash, set(again.fields)) == (record.secret_hash, {"a", "b"})
+
+
+async def test_a_websocket_that_fails_stores_nothing_more() -> None:
+    app = make()
+
+    @app.websocket("/fall")
+    async def fall() -> None:
+        current.increment("kept")
+        await current.commit()
+        await websocket.send("kept")
+        session["lost"] = True
+        raise RuntimeError
+
+    client = app.test_client()
+    await post(client, "/put/a/1")
+    async with client.websocket("/fall", scheme="wss") as socket:
+        assert await socket.receive() == "kept"
+        with pytest.raises(WebsocketDisconnectError):
+            await socket.receive()
+    assert await page(client) == {"a": "1", "kept": 1}
 
 
 async def test_the_test_clients_session_transaction() -> None:
