@@ -392,8 +392,9 @@ class SessionMiddleware(middleware.SessionMiddleware):
         self.process_request(request)
         response: Any = await self.get_response(request)  # type: ignore[misc]
         session: Any = getattr(request, "session", None)  # a view may take it off, as Django's own allows
-        always = django_settings.SESSION_SAVE_EVERY_REQUEST
-        wanted = session is not None and response.status_code < 500 and (session.modified or always)
+        if session is None:
+            return self.process_response(request, response)
+        wanted = response.status_code < 500 and (session.modified or django_settings.SESSION_SAVE_EVERY_REQUEST)
         if wanted and not session.is_empty():
             try:
                 await session.asave()

@@ -565,12 +565,11 @@ def test_a_change_in_place_in_a_stream_is_not_lost_in_silence() -> None:
     def late() -> Response:
         cart = session.setdefault("cart", [])
 
-        @stream_with_context
         def pieces() -> Iterator[str]:
             yield "begun"
             cart.append("tea")
 
-        return Response(pieces())
+        return Response(stream_with_context(pieces()))
 
     response = browser(app).get("/late", buffered=False)
     assert response.text == "begun"
