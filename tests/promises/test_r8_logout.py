@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from coatcheck.stores.redis import RedisStore
+from coatcheck.testing import a_record
 from tests.servers.browser import Browser
 from tests.servers.fixtures import Opener
 from tests.servers.processes import eventually
+from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
 from tests.servers.web import WebServer
 from tests.web.shop import shop
@@ -81,3 +84,14 @@ async def test_two_logouts_at_once_are_fine(open_sessions: Opener) -> None:
         other.ticket = one.ticket
         answers = await asyncio.gather(one.post("/logout"), other.post("/logout"))
         assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_a_logout_whose_answer_was_lost_is_not_told_to_have_found_nobody(store: RedisStore, proxy: Proxy) -> None:
+    new = a_record()
+    await store.create(new)
+    proxy.reset_counts()
+    proxy.judge = lambda command: "cut after" if command.name == "UNLINK" and command.number < 2 else "pass"
+    assert await store.delete(new.session_id)
+    assert proxy.commands.count("UNLINK") == 2
+    assert await store.read(new.session_id) is None
+    assert not await store.delete(new.session_id), "an answer that came is believed"

@@ -266,6 +266,8 @@ class StoreContract:
         for session_id in ("", new.session_id + " ", new.session_id[:-1], new.session_id + "\0", "é" * 16, "A" * 1000):
             assert await store.read(session_id) is None
             assert not await store.delete(session_id)
+            with pytest.raises(SessionGone):
+                await store.update(session_id, a_commit(new, sets={"a": "1"}))
         assert await store.read(new.session_id) is not None
 
     @_story

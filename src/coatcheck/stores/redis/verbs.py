@@ -15,13 +15,14 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from coatcheck.errors import CorruptRecord, OutcomeUnknown, StoreUnavailable
+from coatcheck.errors import CorruptRecord, OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record, is_text
 from coatcheck.stores.redis.confirming import CONFIRMATION, Unconfirmed, awaits_replica, is_confirmed
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown, with_script_text
 from coatcheck.stores.redis.near import GONE, NearCache, Told, freshness_token
 from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.ticket import is_session_id
 
 T = TypeVar("T")
 
@@ -86,6 +87,8 @@ class Verbs:
         return record
 
     def update(self, session_id: str, changes: Changes) -> Exchange[Applied]:
+        if not is_session_id(session_id):  # the script would not know where it ends
+            raise SessionGone(session_id)
         read = partial(self.layout.updated, session_id, changes)
         again = partial(self._updating_again, session_id, changes)
         exchange = Exchange(session_id, self._updating(session_id, changes), read, again)
@@ -99,7 +102,13 @@ class Verbs:
         if self.near is not None:
             self.near.drop(session_id)
         removal = self._confirmed(Exchange(session_id, self.layout.delete(session_id), read))
-        existed, owner = yield from self.surely(removal)
+        try:
+            existed, owner = yield removal
+        except (ExchangeFailed, ScriptUnknown) as trouble:
+            _, owner = yield from self.rescue(removal, trouble)
+            existed = True  # as far as anybody knows: the first try may have removed it
+        else:
+            self.budget.successes += 1
         if self.near is not None:
             self.near.changed(session_id, GONE, monotonic())
         if owner is not None:
