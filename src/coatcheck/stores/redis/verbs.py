@@ -102,6 +102,7 @@ class Verbs:
         if self.near is not None:
             self.near.drop(session_id)
         removal = self._confirmed(Exchange(session_id, self.layout.delete(session_id), read))
+        existed: bool
         try:
             existed, owner = yield removal
         except (ExchangeFailed, ScriptUnknown) as trouble:
