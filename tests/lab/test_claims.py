@@ -95,11 +95,11 @@ def test_each_claim_says_with_figures_what_was_seen() -> None:
         "2.60 times the mean",
         "3.40 times after",
         "16,000 bytes",
-        "1.40 ms with the database",
+        "1.40 ms [1.30 ms to 1.50 ms in 3 repeats] with the database",
         "80.0%",
     ):
         assert figure in words
-    assert "[1.3 to 1.5 in 3 repeats]" in words
+    assert "0 of 481 reads before the kill, 0.0%; at most 0.6% with 95 % confidence" in words
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,8 @@ def test_repeats_that_overlap_decide_nothing_for_another_run_might_say_the_oppos
     claim = claims(but(work__database__64_at_once=OVERLAPPING))[3]
     assert claim.answer == "not decided"
     part = next(part for part in claim.parts if "processor time" in part.text)
-    assert part.reason.endswith("[50 to 200 in 3 repeats] [60 to 160 in 3 repeats]; the repeats overlap")
+    assert "80 µs [50 µs to 200 µs in 3 repeats] of web server and database" in part.reason, "each spread has an owner"
+    assert part.reason.endswith("64 µs [60 µs to 160 µs in 3 repeats] with Redis; the repeats overlap")
 
 
 def test_one_repeat_that_a_neighbour_spoilt_does_not_leave_a_claim_open() -> None:
@@ -158,3 +159,45 @@ def test_carts_that_never_come_back_refute_the_first_claim() -> None:
     gone = msgspec.structs.replace(figures, reappeared=0)
     verdicts = judge_carts(ARCHITECTURES["local"], figures, PLAN.servers)
     assert judge(Evidence({"local": (gone, verdicts)}, []))[0].answer == "does not hold"
+
+
+def test_none_of_a_few_says_what_may_still_be_true() -> None:
+    """By the rule of three: none of 20 may be one of seven."""
+    figures = {"lost_updates": 0.0, "updates": 120.0, "revived": 0.0, "logouts": 20.0}
+    reasons = [part.reason for part in claims(but(consistency__redis=figures))[4].parts]
+    assert "none of 120 changes; at most 2.5% with 95 % confidence" in reasons
+    assert "none of 20 logouts; at most 15.0% with 95 % confidence" in reasons
+
+
+def whole(database: tuple[float, ...], redis: tuple[float, ...]) -> str:
+    """What is said of the fourth claim when whole requests took so many milliseconds."""
+    made = dict(AS_CLAIMED)
+    for name, values in (("database", database), ("redis", redis)):
+        rounds = AS_CLAIMED["load", name, "busy"]
+        assert isinstance(rounds, list)
+        made["load", name, "busy"] = [one | {"whole_p50": ms} for one, ms in zip(rounds, values, strict=True)]
+    return claims(made)[3].note
+
+
+def test_what_people_would_not_notice_is_said_beside_the_claim() -> None:
+    overlapping = whole((1.9, 3.0, 3.8), (2.1, 2.4, 2.8))
+    assert "3.00 ms [1.90 ms to 3.80 ms in 3 repeats] with the database" in overlapping
+    assert "the repeats overlap. People would not notice" in overlapping
+    assert "apart. People would not notice" in whole((4.0, 5.0, 6.0), (1.0, 2.0, 3.0))
+    assert "would not notice" not in whole((140.0, 150.0, 160.0), (1.0, 2.0, 3.0))
+
+
+def test_what_speaks_for_the_other_side_is_said_beside_a_claim() -> None:
+    found = claims(
+        but(growth__all_to_all__n2={"network": 480.0, "memory": 4000.0}, growth__redis__n2={"network": 1400.0},
+            growth__redis__n8={"network": 1400.0}, layout__redis__10kB={"network": 10_700.0, "memory": 1500.0},
+            layout__redis_value__10kB={"network": 19_800.0, "memory": 1300.0})
+    )  # fmt: skip
+    assert found[2].note.startswith(
+        "With 2 servers it moves less than a store does. Per request 480 bytes with 2 servers"
+    )
+    assert "A session of 10 kB takes 1,500 bytes of memory as a hash, 1,300 as one value." in found[5].note
+    dear = claims(
+        but(growth__all_to_all__n8={"network": 5000.0, "memory": 16_000.0}, growth__redis__n8={"network": 1400.0})
+    )
+    assert "moves less" not in dear[2].note

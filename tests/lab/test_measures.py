@@ -64,13 +64,34 @@ def test_a_percentile_is_left_out_where_a_handful_of_requests_would_make_it() ->
     assert not {"store_p99", "store_p999"} & figures(rounds[0]).keys()
 
 
-def test_a_table_says_how_many_requests_a_percentile_takes_that_is_not_there() -> None:
+def test_a_percentile_of_too_few_requests_is_not_shown_and_the_notation_says_how_many_it_takes() -> None:
     few = Measured(
         experiment="load", architecture="redis", case="busy", files=[], rounds=[figures(measurement([visit()]))]
     )
-    assert summary.cell(few, "whole_p999") == "takes 10,000 requests"
     assert summary.cell(few, "whole_p50") == "2.00 ms"
-    assert summary.cell(few, "memory") == summary.cell(None, "whole_p999") == summary.MISSING
+    assert (
+        summary.cell(few, "whole_p999")
+        == summary.cell(few, "memory")
+        == summary.cell(None, "memory")
+        == summary.MISSING
+    )
+    assert "a 99th percentile takes 1,000 of all rounds together, a 99.9th 10,000" in summary.NOTATION
+    assert summary.case_table("busy", [few], ["whole_p50", "whole_p999"])[1][0] == ["whole request, median", "2.00 ms"]
+    assert "99.9th" not in str(summary.case_table("busy", [few], ["whole_p50", "whole_p999"]))
+
+
+def test_the_slowest_requests_are_marked_where_the_generator_was_late_and_nothing_else_is() -> None:
+    rounds = [{"whole_p50": 2.0, "samples": 600.0, "lag": lag} for lag in (1.0, 40.0)]
+    late = Measured(
+        experiment="load", architecture="redis", case="busy", files=[], rounds=rounds, tails={"whole_p99": 40.0},
+        warnings=verdicts.generator_warnings(rounds),
+    )  # fmt: skip
+    assert late.warnings == ["up to 40 ms late (p99)"]
+    assert summary.cell(late, "whole_p99") == "40.0 ms †"
+    assert summary.cell(late, "whole_p50") == "2.00 ms"
+    assert summary.cell(late, "lag", spread=True) == "20.5 ms [1.00 ms to 40.0 ms]"
+    assert summary.cell(late, "samples") == "1,200 in 2 rounds", "a percentile is one of all rounds"
+    assert verdicts.generator_warnings([{"lag": 9.0}]) == []
 
 
 def test_people_who_begin_their_sessions_beforehand_are_not_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -41,7 +42,7 @@ def test_a_quick_run_puts_every_claim_to_the_test_as_far_as_it_goes(run: Path) -
     busy = next(one for one in found["experiments"] if (one["experiment"], one["case"]) == ("load", "busy"))
     assert {"store_p50", "whole_p50", "web_cpu", "store_cpu", "network"} <= busy["rounds"][0].keys()
     assert busy["tails"] == {}, "240 requests say nothing about the 999th of a thousand"
-    assert "takes 10,000 requests" in (run / "report.html").read_text("utf-8")
+    assert "session work per request, 99.9th percentile" not in (run / "report.html").read_text("utf-8")
     visits = [entry for entry in samples.read(run / busy["files"][0]) if isinstance(entry, Sample)]
     assert busy["rounds"][0]["samples"] == sum(visit.scheduled >= 0 for visit in visits), "raw samples are kept"
 
@@ -149,6 +150,13 @@ def test_the_report_in_markdown_says_what_the_page_says(run: Path) -> None:
     assert "5. In all other cases" not in text
     assert "| An API: 200,000 requests a second that show a token | `redis` |" in text
     assert "- **session work**: " in text
+    page = html.unescape((run / "report.html").read_text("utf-8"))
+    for heading in re.findall(r"^## (.+)$", text, re.MULTILINE):
+        assert f">{heading}</h2>" in page
+    for experiment in re.findall(r"^### (.+)$", text, re.MULTILINE):
+        assert f"<summary>{experiment}: " in page
+    assert "### carts" in text
+    assert text.index("## Words") < text.index("## How each one works") < text.index("## The six claims, part by part")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -158,7 +166,7 @@ def test_the_page_opens_offline_in_any_colours_and_on_a_telephone(
 ) -> None:
     with a_page(scheme=scheme, width=width) as (page, complaints):
         page.goto((run / "report.html").as_uri())
-        assert page.locator(".claim .badge").all_inner_texts() == ["not decided"] * 5 + ["holds"]
+        assert page.locator("[aria-labelledby=verdicts] .badge").all_inner_texts() == ["not decided"] * 5 + ["holds"]
         assert page.get_by_role("img", name="redis: All web servers share one Redis").is_visible()
         page.get_by_text("layout: Is a hash per session better").click()
         assert page.locator("details[open] th", has_text="acknowledged changes that were gone").first.is_visible()
@@ -176,5 +184,21 @@ def test_a_chart_says_its_figures_to_screen_readers_and_escapes_names() -> None:
 
 def test_charts_of_nothing_and_of_one_point_are_drawn_too() -> None:
     assert "<svg" in bars("none", [])
-    assert "<circle" in lines("one", {"redis": [(1.0, 0.0)]}, x_label="servers", y_label="bytes", log_x=True)
+    assert "<circle" in lines("one", {"redis": [(1.0, 0.0)]}, x_label="servers", y_label="bytes")
     assert "<path" in distributions("one", {"redis": [0.3]}, unit="ms")
+
+
+def test_a_chart_explains_its_whiskers_and_only_if_it_has_some() -> None:
+    assert "lowest to the highest repeat" in bars("Times", [Row("redis", 2, 1, 3, "2 ms", "redis")])
+    assert "lowest to the highest repeat" not in bars("Times", [Row("redis", 2, 2, 2, "2 ms", "redis")])
+
+
+def test_names_beside_lines_have_their_colour_and_servers_stand_at_their_number() -> None:
+    chart = lines("Memory", {"redis": [(n, 5.0) for n in (1, 2, 4, 8)]}, x_label="servers", y_label="bytes")
+    assert 'class="named s-redis">redis<' in chart
+    xs = [float(x) for x in re.findall(r'<circle cx="([0-9.]+)"', chart)]
+    assert xs[3] - xs[2] == pytest.approx(4 * (xs[1] - xs[0]), abs=0.2), "what grows evenly is a straight line"
+    assert 'class="named s-redis">redis<' in distributions("Times", {"redis": [1.0] * 100}, unit="ms")
+    assert "0.1 %" not in distributions("Times", {"redis": [1.0] * 1000}, unit="ms"), (
+        "ten requests are one of a hundred"
+    )

@@ -38,7 +38,7 @@ class Row:
 
 
 def bars(title: str, rows: Sequence[Row], *, mark: float | None = None, mark_label: str = "") -> str:
-    """Horizontal bars with whiskers, from 0. `mark` is a line across them all."""
+    """Horizontal bars with whiskers, from 0; the whiskers are explained below. `mark` is a line across them all."""
     top, height = 8, 30
     most = max([row.high for row in rows] + [mark or 0.0, 1e-9])
     scale = (_WIDTH - _LABEL - _AFTER) / most
@@ -53,10 +53,7 @@ def bars(title: str, rows: Sequence[Row], *, mark: float | None = None, mark_lab
             f'class="fill s-{row.series}"/>'
         )
         if row.high > row.low:
-            low, high = _LABEL + row.low * scale, _LABEL + row.high * scale
-            parts.append(
-                f'<path d="M{low:.1f} {y + 12}H{high:.1f}M{low:.1f} {y + 8}v8M{high:.1f} {y + 8}v8" class="whisker"/>'
-            )
+            parts.append(_whisker(_LABEL + row.low * scale, _LABEL + row.high * scale, y + 12))
         after = max(end, _LABEL + row.high * scale) + 8
         parts.append(f'<text x="{after:.1f}" y="{y + 16}" class="value">{escape(row.shown)}</text>')
     bottom = top + len(rows) * height
@@ -66,21 +63,28 @@ def bars(title: str, rows: Sequence[Row], *, mark: float | None = None, mark_lab
             f'<path d="M{x:.1f} {top}V{bottom}" class="mark"/>'
             f'<text x="{x:.1f}" y="{bottom + 15}" class="note" text-anchor="middle">{escape(mark_label)}</text>'
         )
+    if any(row.high > row.low for row in rows):
+        y = bottom + foot + 8
+        parts.append(_whisker(_LABEL, _LABEL + 30, y))
+        parts.append(f'<text x="{_LABEL + 40}" y="{y + 4}" class="note">from the lowest to the highest repeat</text>')
+        foot += 20
     return _svg(title, bottom + foot, parts)
 
 
-def lines(
-    title: str, series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, log_x: bool = False
-) -> str:
-    """Lines through points, both axes from 0 (x in powers of two with `log_x`)."""
+def _whisker(low: float, high: float, y: float) -> str:
+    """A line with two ends, on a lighter one, so that it is seen on any colour."""
+    path = f"M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 4}v8M{high:.1f} {y - 4}v8"
+    return f'<path d="{path}" class="halo"/><path d="{path}" class="whisker"/>'
+
+
+def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str) -> str:
+    """Lines through points, both axes from 0."""
     left, right, top, bottom, height = 56, 86, 26, 44, 260
     xs = sorted({x for points in series.values() for x, _ in points})
     most_y = _nice(max(y for points in series.values() for _, y in points) or 1.0)
 
     def x_at(x: float) -> float:
-        first, last = (math.log2(xs[0]), math.log2(xs[-1])) if log_x else (0.0, xs[-1])
-        share = ((math.log2(x) if log_x else x) - first) / ((last - first) or 1.0)
-        return left + share * (_WIDTH - left - right)
+        return left + x / (xs[-1] or 1.0) * (_WIDTH - left - right)
 
     def y_at(y: float) -> float:
         return top + (1 - y / most_y) * (height - top - bottom)
@@ -104,16 +108,20 @@ def lines(
         path = " ".join(f"{'M' if at == 0 else 'L'}{x_at(x):.1f} {y_at(y):.1f}" for at, (x, y) in enumerate(points))
         parts.append(f'<path d="{path}" class="line s-{name}"/>')
         parts += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3.5" class="fill s-{name}"/>' for x, y in points]
-        parts.append(
-            f'<text x="{x_at(points[-1][0]) + 10:.1f}" y="{ends[name] + 4:.1f}" class="label s-text">{escape(name)}</text>'
-        )
+        x = x_at(points[-1][0]) + 10
+        parts.append(f'<text x="{x:.1f}" y="{ends[name] + 4:.1f}" class="named s-{name}">{escape(name)}</text>')
     return _svg(title, height, parts)
 
 
 def distributions(title: str, series: Mapping[str, Sequence[float]], *, unit: str) -> str:
-    """How many requests took longer than so many milliseconds: both axes in powers of ten, further right is slower."""
+    """How many requests took longer than so many milliseconds: both axes in powers of ten, further right is slower.
+
+    The names stand in the order of the slowest requests.
+    """
     left, right, top, bottom, height = 56, 86, 26, 44, 290
-    shares = [1.0, 0.5, 0.1, 0.01, 0.001]
+    most = max((len(each) for each in series.values()), default=0)
+    decades = min(3, max(1, round(math.log10(max(1.0, most / BEYOND)))))  # as far as the samples carry
+    shares = [share for share in (1.0, 0.5, 0.1, 0.01, 0.001) if share >= 0.9 * 10**-decades]
     values = [value for each in series.values() for value in each if value > 0]
     low = math.floor(math.log10(max(1e-3, min(values, default=1.0))))
     high = math.ceil(math.log10(max(values, default=10.0)))
@@ -124,7 +132,7 @@ def distributions(title: str, series: Mapping[str, Sequence[float]], *, unit: st
         return left + share * (_WIDTH - left - right)
 
     def y_at(share: float) -> float:
-        return top + (-math.log10(share) / 3) * (height - top - bottom)
+        return top + min(1.0, -math.log10(share) / decades) * (height - top - bottom)
 
     parts = [f'<text x="{left}" y="14" class="note">share of requests that took longer</text>']
     parts += [
@@ -151,10 +159,13 @@ def distributions(title: str, series: Mapping[str, Sequence[float]], *, unit: st
         points = [(ordered[at], (count - at) / count) for at in marks if count - at >= min(BEYOND, count)]
         path = " ".join(f"{'M' if at == 0 else 'L'}{x_at(x):.1f} {y_at(y):.1f}" for at, (x, y) in enumerate(points))
         parts.append(f'<path d="{path}" class="line s-{name}"/>')
-        ends[name] = (x_at(points[-1][0]), y_at(points[-1][1]))
-    apart = _apart([(name, y) for name, (_, y) in ends.items()], height - bottom - 6)
-    for name, (x, _) in ends.items():
-        parts.append(f'<text x="{x + 8:.1f}" y="{apart[name] + 4:.1f}" class="label s-text">{escape(name)}</text>')
+        ends[name] = points[-1][0]
+    for at, name in enumerate(
+        sorted(ends, key=lambda name: ends[name])
+    ):  # beside the lines, which lie upon one another
+        parts.append(
+            f'<text x="{_WIDTH - right + 10}" y="{top + 12 + 18 * at}" class="named s-{name}">{escape(name)}</text>'
+        )
     return _svg(title, height, parts)
 
 
@@ -164,7 +175,7 @@ _STORES = {
 }
 
 
-def diagram(title: str, *, sticky: bool, own: bool, copies: bool, service: str | None) -> str:
+def diagram(title: str, *, sticky: bool, own: bool, copies: bool, service: str | None, series: str) -> str:
     """Browsers, balancer, three web servers, and where the coats hang.
 
     Args:
@@ -173,6 +184,7 @@ def diagram(title: str, *, sticky: bool, own: bool, copies: bool, service: str |
         own: whether each web server keeps its own sessions.
         copies: whether each has a copy of all.
         service: the store beside the web servers, if there is one.
+        series: which colour that has; the name of an architecture.
     """
     parts = []
     ys = (26, 82, 138)
@@ -198,7 +210,7 @@ def diagram(title: str, *, sticky: bool, own: bool, copies: bool, service: str |
         parts.append('<path d="M350 26C384 50 384 114 350 138" class="wire strong"/>')
     if service is not None:
         parts += [f'<path d="M350 {y}L392 82" class="wire strong"/>' for y in ys]
-        parts.append('<rect x="392" y="44" width="124" height="76" rx="8" class="box store"/>')
+        parts.append(f'<rect x="392" y="44" width="124" height="76" rx="8" class="box store s-{series}"/>')
         name = escape(_STORES.get(service, service))
         parts.append(f'<text x="454" y="68" class="label" text-anchor="middle">{name}</text>')
         parts += [_coat(428 + 26 * place, 95, coat) for place, coat in enumerate(colours)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from coatcheck.lab.checker import Figures
-from coatcheck.lab.verdicts import Answer, Verdict
+from coatcheck.lab.verdicts import Answer, Verdict, at_most
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "consistency": ("redis",),
@@ -26,6 +26,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 
 EVEN = 1.35  # times the mean that the busiest server may do, and the load still counts as spread
 CROWDED = 1.6  # times the mean from which on it counts as crowded
+NOTICED = 100.0  # ms that a person notices
 _MARGIN = 0.1  # two medians that are nearer than this say nothing
 
 
@@ -73,6 +74,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         text: what is claimed.
         answer: `holds`, `does not hold`, or `not decided`.
         parts: what it is made of.
+        note: what else has to be known to read it rightly; empty if nothing.
     """
 
     number: int
@@ -80,6 +82,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     answer: Answer
     parts: list[Part]
+    note: str = ""
 
 
 class Evidence:
@@ -111,17 +114,17 @@ class Evidence:
 def judge(evidence: Evidence) -> list[Claim]:
     """All six."""
     return [
-        _claim(number, title, text, list(parts(evidence)))
-        for number, (title, text, parts) in enumerate(_CLAIMS, start=1)
+        _claim(number, title, text, list(parts(evidence)), " ".join(note(evidence)))
+        for number, (title, text, parts, note) in enumerate(_CLAIMS, start=1)
     ]
 
 
-def _claim(number: int, title: str, text: str, parts: list[Part]) -> Claim:
+def _claim(number: int, title: str, text: str, parts: list[Part], note: str) -> Claim:
     answers = {part.answer for part in parts}
     answer: Answer = (
         "does not hold" if "does not hold" in answers else "not decided" if "not decided" in answers else "holds"
     )
-    return Claim(number=number, title=title, text=text, answer=answer, parts=parts)
+    return Claim(number=number, title=title, text=text, answer=answer, parts=parts, note=note)
 
 
 # --- the claims ------------------------------------------------------------------------------------------------------
@@ -148,7 +151,9 @@ def _copies(evidence: Evidence) -> Iterator[Part]:
     yield from _carts(evidence, name, 0, "any server knows every cart")
     yield from _carts(evidence, name, -2, "the kill of a server takes no session with it")
     yield _crowding(evidence, name, spread=True)
-    yield _growth(evidence, name, "memory", "memory per session grows with the number of servers", "bytes")
+    yield _growth(
+        evidence, name, "memory", "memory per session grows with the number of servers", "bytes for each session"
+    )
     yield _growth(evidence, name, "network", "traffic between servers grows with their number", "bytes per request")
 
 
@@ -156,14 +161,14 @@ def _database(evidence: Evidence) -> Iterator[Part]:
     yield from _carts(evidence, "database", 0, "any server knows every cart")
     yield from _carts(evidence, "database", -2, "the kill of a server takes no session with it")
     yield _slower(evidence, "its session work takes longer than that of Redis or Valkey")
-    text = "it slows every response the more, the more users come at once"
+    text = "it falls further behind the more come at once (session work by itself)"
     alone, crowd = (_both(evidence, "work", case, "store_p50") for case in ("1-at-once", "64-at-once"))
     if missing := _not_there(alone) or _not_there(crowd):
         yield _missing(text, missing)
     else:
         yield _compared(
             text, _behind(crowd), _behind(alone),
-            "{:.2f} ms more than Redis when 64 come at once, {:.2f} ms when one does",
+            "{} more than Redis when 64 come at once, {} when one does", "{:.2f} ms",
         )  # fmt: skip
     text = "as users grow it is the first to have no processor time left: its session work takes more of it"
     spent = _both(evidence, "work", "64-at-once", "work_cpu")
@@ -172,7 +177,7 @@ def _database(evidence: Evidence) -> Iterator[Part]:
     else:
         yield _compared(
             text, spent["database"], spent["redis"],
-            "{:,.0f} µs of web server and database per visit, {:,.0f} µs with Redis",
+            "{} of web server and database per visit when 64 come at once, {} with Redis", "{:,.0f} µs",
         )  # fmt: skip
 
 
@@ -195,7 +200,7 @@ def _layout(evidence: Evidence) -> Iterator[Part]:
         size = case.replace("kB", " kB")
         text = f"one changed field of {size} costs fewer bytes"
         if hashed and value:
-            yield _compared(text, value, hashed, "{:,.0f} bytes per change as one value, {:,.0f} as a hash")
+            yield _compared(text, value, hashed, "{} per change as one value, {} as a hash", "{:,.0f} bytes")
         else:
             yield _undecided(text, "the kernel does not count bytes here")
     case = f"{cases[-1]}-at-once"
@@ -205,45 +210,124 @@ def _layout(evidence: Evidence) -> Iterator[Part]:
         ("revived", "one serialised value brings back sessions that were logged out"),
     ):
         values = evidence.values("layout", "redis-value", case, figure)
-        count = _count(evidence, "layout", "redis-value", case, figure)
-        yield _part(text, max(values) > 0, f"{max(values):.1%} of {count}") if values else _missing(text, "redis-value")
+        count, things = _count(evidence, "layout", "redis-value", case, figure)
+        reason = f"{max(values, default=0.0):.1%} of {count:,.0f} {things}"
+        yield _part(text, max(values) > 0, reason) if values else _missing(text, "redis-value")
+
+
+# --- what has to be known to read them rightly -------------------------------------------------------------------------
+
+
+def _nothing(_evidence: Evidence) -> Iterator[str]:
+    yield from ()
+
+
+def _few_servers(evidence: Evidence) -> Iterator[str]:
+    sizes = sorted(int(case[1:]) for case in evidence.cases("growth", "all-to-all"))
+    sent = {size: evidence.values("growth", "all-to-all", f"n{size}", "network") for size in sizes if size > 1}
+    told = {size: evidence.values("growth", "redis", f"n{size}", "network") for size in sent}
+    if not sent or not all(sent.values()) or not all(told.values()):
+        return
+    of_store = statistics.median(each for values in told.values() for each in values)
+    shown = ", ".join(f"{statistics.median(values):,.0f} bytes with {size} servers" for size, values in sent.items())
+    less = [size for size, values in sent.items() if statistics.median(values) < of_store]
+    few = f"With {max(less)} servers it moves less than a store does. " if less else ""
+    yield (
+        f"{few}Per request {shown}; with Redis {of_store:,.0f} whatever their number, since it hands each session over "
+        "whole."
+    )
+
+
+def _what_people_notice(evidence: Evidence) -> Iterator[str]:
+    whole = _both(evidence, "load", "busy", "whole_p50")
+    if not _not_there(whole):
+        high, low = whole["database"], whole["redis"]
+        apart = "apart" if min(high) > max(low) else "the repeats overlap"
+        unnoticed = statistics.median(high) - statistics.median(low) < NOTICED / 2
+        yield (
+            f"This is about session work, the time for which a request waits for its store. The whole request took "
+            f"{_with_spread(high, '{:.2f} ms')} with the database and {_with_spread(low, '{:.2f} ms')} with Redis (median, "
+            f"many users): {apart}."
+        )
+        if unnoticed:
+            yield (
+                f"People would not notice the difference, for they notice about {NOTICED:g} ms; what they would notice is a "
+                "database without processor time left."
+            )
+    calm, busy = (evidence.values("load", "database", case, "store_p50") for case in ("calm", "busy"))
+    if calm and busy:
+        yield (
+            f"From few to many users of the whole shop the database's session work went from {statistics.median(calm):.2f} "
+            f"to {statistics.median(busy):.2f} ms: what a crowd does is shown by 64 at once, not by this light traffic."
+        )
+    spent = _both(evidence, "work", "1-at-once", "work_cpu")
+    if not _not_there(spent):
+        took = {name: statistics.median(values) for name, values in spent.items()}
+        yield (
+            f"When one comes at a time the processor time is {took['database']:,.0f} µs with the database and "
+            f"{took['redis']:,.0f} µs with Redis: the crowd makes the difference larger, since Redis takes many commands in "
+            "one go."
+        )
+
+
+def _price_of_a_hash(evidence: Evidence) -> Iterator[str]:
+    cases = [case for case in evidence.cases("layout", "redis") if not case.endswith("-at-once")]
+    for figure, words in (("memory", "bytes of memory"), ("store_cpu", "µs of the store's processor time per change")):
+        values = [
+            [evidence.values("layout", name, case, figure) for name in ("redis", "redis-value")] for case in cases[:1]
+        ]
+        if values and all(values[0]):
+            hashed, value = (statistics.median(each) for each in values[0])
+            size = cases[0].replace("kB", " kB")
+            yield f"A session of {size} takes {hashed:,.0f} {words} as a hash, {value:,.0f} as one value."
+    if cases:
+        yield "Either way a request reads the whole session first; what a hash saves is to write all of it back."
 
 
 Parts = Callable[[Evidence], Iterator[Part]]
+Note = Callable[[Evidence], Iterator[str]]
 
-_CLAIMS: tuple[tuple[str, str, Parts], ...] = (
+_CLAIMS: tuple[tuple[str, str, Parts, Note], ...] = (
     (
         "A store per web server loses carts",
-        "With a store per web server and no affinity, a cart vanishes and reappears as requests move between servers.",
+        "With a store per web server, and users who are not sent back to the same one, a cart vanishes and reappears as "
+        "requests move between servers.",
         _vanishing_carts,
+        _nothing,
     ),
     (
         "Sticky sessions repair that, at a price",
         "Sticky sessions repair that, but a crowd on one server cannot be spread over the others, and a server's users lose "
         "their sessions with it.",
         _stickiness,
+        _nothing,
     ),
     (
         "All-to-all repairs both, and pays",
         "A full copy on every server repairs both, and pays: N copies of every session, and traffic that grows with N.",
         _copies,
+        _few_servers,
     ),
     (
         "A database is right, and slower",
-        "A database as session store is right, but slows every response, the more so as users grow.",
+        "A database as session store is right, but each response waits longer for its session, the more so the more users "
+        "come at once.",
         _database,
+        _what_people_notice,
     ),
     (
         "Redis or Valkey: any server, one copy, fast",
         "Redis or Valkey as session store lets any server serve any user, with one consistent copy, at a fraction of the "
-        "latency of a database.",
+        "time for which a request waits for a database.",
         _shared_store,
+        _nothing,
     ),
     (
         "A hash per session fits the data",
         "A hash per session lets one field be changed alone, where a single serialised value must be rewritten whole and "
         "loses concurrent updates.",
         _layout,
+        _price_of_a_hash,
     ),
 )
 
@@ -307,8 +391,8 @@ def _growth(evidence: Evidence, architecture: str, figure: str, text: str, unit:
     few, many = (evidence.values("growth", architecture, f"n{size}", figure) for size in (sizes[0], sizes[-1]))
     if not few or not many:
         return _undecided(text, "the kernel does not count this here")
-    words = f"{{:,.0f}} {unit} with {sizes[-1]} servers, {{:,.0f}} with {sizes[0]}"
-    return _compared(text, many, few, words, factor=1.5)
+    words = f"{{}} with {sizes[-1]} servers, {{}} with {sizes[0]}"
+    return _compared(text, many, few, words, f"{{:,.0f}} {unit}", factor=1.5)
 
 
 def _slower(evidence: Evidence, text: str) -> Part:
@@ -316,8 +400,8 @@ def _slower(evidence: Evidence, text: str) -> Part:
     both = _both(evidence, "load", "busy", "store_p50")
     if missing := _not_there(both):
         return _missing(text, missing)
-    words = "{:.2f} ms with the database, {:.2f} ms with Redis (median)"
-    return _compared(text, both["database"], both["redis"], words, factor=1.2)
+    words = "{} with the database, {} with Redis (median, many users)"
+    return _compared(text, both["database"], both["redis"], words, "{:.2f} ms", factor=1.2)
 
 
 def _both(evidence: Evidence, experiment: str, case: str, figure: str) -> dict[str, list[float]]:
@@ -340,23 +424,26 @@ def _none(evidence: Evidence, experiment: str, architecture: str, case: str, fig
     if not values:
         return _missing(text, architecture)
     share = "none" if max(values) == 0 else f"{max(values):.1%}"
-    return _part(text, max(values) == 0, f"{share} of {_count(evidence, experiment, architecture, case, figure)}")
+    count, things = _count(evidence, experiment, architecture, case, figure)
+    chance = f"; {at_most(count)}" if count and max(values) == 0 else ""
+    return _part(text, max(values) == 0, f"{share} of {count:,.0f} {things}{chance}")
 
 
-def _count(evidence: Evidence, experiment: str, architecture: str, case: str, figure: str) -> str:
+def _count(evidence: Evidence, experiment: str, architecture: str, case: str, figure: str) -> tuple[float, str]:
     """Of how many changes or logouts a share is."""
-    counted, things = ("logouts", "logouts") if figure == "revived" else ("updates", "changes")
-    return f"{sum(evidence.values(experiment, architecture, case, counted)):,.0f} {things}"
+    things = "logouts" if figure == "revived" else "changes"
+    counted = "logouts" if figure == "revived" else "updates"
+    return sum(evidence.values(experiment, architecture, case, counted)), things
 
 
-def _compared(text: str, more: list[float], less: list[float], words: str, *, factor: float = 1.0) -> Part:
+def _compared(text: str, more: list[float], less: list[float], words: str, form: str, *, factor: float = 1.0) -> Part:
     """Whether one figure is larger than `factor` times another.
 
     By their medians, if these are a tenth apart and the middle halves of the repeats do not overlap. Otherwise another
-    run might say the opposite, and nothing is decided.
+    run might say the opposite, and nothing is decided. `words` has a place for each, `form` says how both are written.
     """
     high, low = statistics.median(more), statistics.median(less)
-    reason = words.format(high, low) + spread(more) + spread(less)
+    reason = words.format(_with_spread(more, form), _with_spread(less, form))
     bounds = [factor * each for each in less]
     bound = factor * low
     if abs(high - bound) <= _MARGIN * abs(bound):
@@ -375,8 +462,9 @@ def _middle_half(values: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def spread(values: Sequence[float]) -> str:
-    """Between which figures the repeats lay, in words; nothing for a single one."""
+def _with_spread(values: Sequence[float], form: str) -> str:
+    """The median, and between which figures the repeats lay, all with their unit."""
+    shown = form.format(statistics.median(values))
     if len(values) < 2:
-        return ""
-    return f" [{min(values):,.4g} to {max(values):,.4g} in {len(values)} repeats]"
+        return shown
+    return f"{shown} [{form.format(min(values))} to {form.format(max(values))} in {len(values)} repeats]"

@@ -56,7 +56,7 @@ FIGURES: Mapping[str, Figure] = {
     "revived": Figure("sessions that were alive after an acknowledged logout", "share"),
     "updates": Figure("changes made at the same time as others", "count"),
     "logouts": Figure("logouts while another request was under way", "count"),
-    "samples": Figure("requests measured", "count"),
+    "samples": Figure("requests measured, all rounds", "count"),
     "rate": Figure("requests completed", "per second"),
     "lag": Figure("how late the generator was, 99th percentile", "ms"),
     "generator": Figure("share of one core that the generator used", "share"),

@@ -31,8 +31,8 @@ FORMULAS = (
     "cores    = (requests x time + servers x idle) / 0.6          0.6: what may be planned with",
     "           time: that of a request in the measured traffic; where the share of writes differs from it, plus or minus",
     "           that of a change alone; all-to-all, plus writes x (servers - measured servers) x that of a message taken in",
-    "           of the store two figures: while many come at once, so that it takes many commands in one go, and while each",
-    "           comes by itself and wakes it up",
+    "           of the store two figures: while each comes by itself and wakes it up; and while it is kept busy and takes",
+    "           many commands in one go: where the share of writes differs, in the ratio of reads and changes by themselves",
     "shards   = the larger of memory / memory per shard and the first figure of the store's cores",
 )
 
@@ -72,6 +72,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
         web_cpu, store_cpu: seconds of processor time per request, of which `write_share` changed something, with `servers`
             web servers; that which is spent while nobody comes is not in it.
         crowd_store_cpu: the store's seconds of processor time per request where 64 come at once.
+        read_store_cpu: the same for reading alone.
         change_web_cpu, change_store_cpu: seconds of processor time for a change alone.
         peer_cpu: seconds of processor time that each other web server spends on a change.
         copies: whether every web server has a copy.
@@ -87,6 +88,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     web_cpu: float
     store_cpu: float
     crowd_store_cpu: float
+    read_store_cpu: float
     change_web_cpu: float
     change_store_cpu: float
     peer_cpu: float
@@ -129,9 +131,15 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
         return question.requests * max(0.0, self.store_cpu + more)
 
     def crowd_store_time(self, question: Question) -> float:
-        """The same, while many come at once; a change then costs as much more of a request as it does otherwise."""
-        share = self.crowd_store_cpu / self.store_cpu if self.store_cpu else 0.0
-        return self.store_time(question) * share
+        """The same, while many come at once. Reads and changes then cost as much of one another as by themselves."""
+        asked, measured = (
+            self.read_store_cpu + share * self.change_store_cpu for share in (question.write_share, self.write_share)
+        )
+        return question.requests * self.crowd_store_cpu * asked / measured if measured else 0.0
+
+    def store_cores(self, question: Question) -> tuple[float, float]:
+        """Processor cores of the store, to be filled to `CORE_USE`: while it is kept busy, and while each comes by itself."""
+        return self.crowd_store_time(question) / CORE_USE, self.store_time(question) / CORE_USE
 
 
 Quantity = Literal["memory", "network", "processor"]
@@ -241,6 +249,7 @@ def _constants(found: Evidence, name: str, results: Results) -> Constants | None
         web_cpu=max(0.0, one("load", "busy", "web_cpu") / 1e6 - idle_each),
         store_cpu=one("load", "busy", "store_cpu") / 1e6,
         crowd_store_cpu=one("work", "64-at-once", "store_cpu") / 1e6,
+        read_store_cpu=one("work", "read", "store_cpu") / 1e6,
         change_web_cpu=one("work", "change", "web_cpu") / 1e6,
         change_store_cpu=one("work", "change", "store_cpu") / 1e6,
         peer_cpu=one("work", "change", "peer_cpu") / 1e6 if copies else 0.0,
@@ -339,7 +348,7 @@ _CHECKED = ("memory", "network", "web_cpu", "store_cpu", "begun", "metered", "sa
 def _answer(question: Question, name: str, constants: Constants, checks: Sequence[Check], lost: float) -> Answer:
     memory, network = constants.memory(question), constants.traffic(question)
     web = constants.web_time(question) / CORE_USE
-    store, alone = constants.crowd_store_time(question) / CORE_USE, constants.store_time(question) / CORE_USE
+    store, alone = constants.store_cores(question)
     shards = max(1, math.ceil(memory / question.shard_memory), math.ceil(store)) if constants.shared else 0
     errors: dict[Quantity, list[float]] = {
         quantity: [check.error for check in checks if check.quantity == quantity] for quantity in QUANTITIES

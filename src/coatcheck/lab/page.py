@@ -11,7 +11,8 @@ from shlex import quote
 
 from coatcheck.lab import advice, charts, samples, summary
 from coatcheck.lab.architectures import ARCHITECTURES
-from coatcheck.lab.claims import EVEN, Evidence, Measured
+from coatcheck.lab.capacity import SUM, Capacity
+from coatcheck.lab.claims import EVEN, Claim, Evidence, Measured
 from coatcheck.lab.experiments import EXPERIMENTS
 from coatcheck.lab.measures import FIGURES, durations
 from coatcheck.lab.results import Outcome, Results
@@ -61,21 +62,13 @@ def _body(results: Results, folder: Path) -> Iterator[str]:
     if results.claims:
         yield (
             '<section aria-labelledby="verdicts"><h2 id="verdicts">Six claims, put to the test</h2>'
-            '<p class="soft">Each is made of parts that could have been refuted. Brackets say between which figures the '
-            "repeats lay. Which one to choose, and what the words mean, stands below.</p>"
+            '<p class="soft">Each is made of parts that could have been refuted; they stand below, with their figures.</p>'
             '<div class="grid">'
         )
-        for claim in results.claims:
-            parts = "".join(
-                f'<li class="{_CLASS[part.answer]}"><span>{escape(_sentence(part.text))}</span>'
-                f'<span class="reason">{escape(part.reason)}</span></li>'
-                for part in claim.parts
-            )
-            yield (
-                f'<article class="card claim"><header><h3>{claim.number}. {escape(claim.title)}</h3>'
-                f'<span class="badge {_CLASS[claim.answer]}">{claim.answer}</span></header>'
-                f'<p class="soft">{escape(claim.text)}</p><ul class="parts">{parts}</ul></article>'
-            )
+        yield from (
+            f'<article class="card claim">{_verdict(claim)}<p class="soft">{escape(claim.text)}</p></article>'
+            for claim in results.claims
+        )
         yield "</div></section>"
 
     yield from _choosing(results)
@@ -88,27 +81,67 @@ def _body(results: Results, folder: Path) -> Iterator[str]:
     yield from (_architecture(outcome, found) for outcome in results.architectures)
     yield "</div></section>"
 
-    heading, rows_ = summary.table(results)
     yield (
-        '<section><h2>What each one does and costs</h2><div class="scroll"><table><thead><tr>'
-        + "".join(f'<th scope="col">{_dot(cell) if cell else ""}{escape(cell)}</th>' for cell in heading)
-        + "</tr></thead><tbody>"
-        + "".join(
-            f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(c)}</td>" for c in row[1:]) + "</tr>"
-            for row in rows_
-        )
-        + f'</tbody></table></div><p class="soft" style="margin-top:10px">Medians of all rounds. {summary.MISSING}: not '
-        "measured, or there is nothing to measure.</p></section>"
+        f"<section><h2>What each one does and costs</h2>{_table(*summary.table(results))}"
+        f'<p class="soft">{escape(summary.NOTATION)}</p></section>'
     )
+    yield from _needs(results)
 
     pictures = list(_pictures(results, found, folder))
     if pictures:
         yield '<section><h2>Pictures</h2><div class="grid">' + "".join(pictures) + "</div></section>"
 
+    yield from _parts(results)
     yield from _trust(results)
     yield from _details(results)
     yield from _again(results)
     yield "</main><footer>Made by coatcheck lab. Every figure comes from the raw samples in the run's folder.</footer>"
+
+
+def _verdict(claim: Claim) -> str:
+    return (
+        f"<header><h3>{claim.number}. {escape(claim.title)}</h3>"
+        f'<span class="badge {_CLASS[claim.answer]}">{claim.answer}</span></header>'
+    )
+
+
+def _parts(results: Results) -> Iterator[str]:
+    """The claims again, each with its parts and what has to be known to read them."""
+    if not results.claims:
+        return
+    yield '<section><h2>The six claims, part by part</h2><div class="grid">'
+    for claim in results.claims:
+        parts = "".join(
+            f'<li class="{_CLASS[part.answer]}"><span>{escape(_sentence(part.text))}</span>'
+            f'<span class="reason">{escape(part.reason)}</span></li>'
+            for part in claim.parts
+        )
+        note = f'<p class="note">{escape(claim.note)}</p>' if claim.note else ""
+        yield f'<article class="card claim">{_verdict(claim)}<ul class="parts">{parts}</ul>{note}</article>'
+    yield "</div></section>"
+
+
+def _needs(results: Results) -> Iterator[str]:
+    """Processor cores of a store, and what it costs that nothing is lost."""
+    heading, rows = Capacity(results).table()
+    if rows:
+        yield f"<section><h2>How many cores a store takes</h2>{_table(heading, rows)}<p>{escape(SUM)}</p></section>"
+    if any(ARCHITECTURES[one.architecture].needs for one in results.architectures):
+        yield f"<section><h2>What it costs to lose nothing</h2><p>{escape(advice.durability(results))}</p></section>"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An architecture in each column."""
+    return (
+        '<div class="scroll" style="margin-bottom:12px"><table><thead><tr>'
+        + "".join(f'<th scope="col">{_dot(cell) if cell else ""}{escape(cell)}</th>' for cell in heading)
+        + "</tr></thead><tbody>"
+        + "".join(
+            f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(c)}</td>" for c in row[1:]) + "</tr>"
+            for row in rows
+        )
+        + "</tbody></table></div>"
+    )
 
 
 def _choosing(results: Results) -> Iterator[str]:
@@ -120,7 +153,7 @@ def _choosing(results: Results) -> Iterator[str]:
             f"<li>{escape(step.condition)}: <strong>{_dot(step.choice)}{escape(step.choice)}</strong></li>"
             for step in steps
         )
-        yield "</ol></section>"
+        yield f"</ol><p>{escape(advice.below_notice(results))}</p></section>"
     if cases:
         rows = "".join(
             f'<tr><th scope="row">{escape(one.case)}</th><td>{_dot(one.choice)}{escape(one.choice)}</td>'
@@ -146,6 +179,7 @@ def _architecture(outcome: Outcome, found: Evidence) -> str:
         own=service is None and not copies,
         copies=copies,
         service=service,
+        series=outcome.architecture,
     )
     figures = outcome.figures
     words = [
@@ -181,36 +215,44 @@ def _pictures(results: Results, found: Evidence, folder: Path) -> Iterator[str]:
             f"Requests of the busiest server, as a multiple of the mean. Up to {EVEN:g} counts as spread.",
             chart,
         )
-    rows = _rows(found, names, "crowding", "", "newcomer")
+    rows = _rows(found, names, "crowding", "", "load_after")
     if rows:
-        chart = charts.bars("What an added server took over", rows)
-        yield _figure("Does an added server help?", "The share of the requests that it took over.", chart)
+        chart = charts.bars("Load in a crowd, after a server was added", rows, mark=1.0, mark_label="even")
+        took = ", ".join(
+            f"{name} {summary.spoken(values, 'share')}"
+            for name in names
+            if (values := found.values("crowding", name, "", "newcomer"))
+        )
+        yield _figure("Does an added server help?", f"The same after that. What the new one took over: {took}.", chart)
     for figure, title in (("store", "Session work"), ("whole", "Whole request")):
         by_name = {name: _durations(results, folder, name, figure) for name in names}
         by_name = {name: values for name, values in by_name.items() if values}
         if by_name:
             chart = charts.distributions(f"{title}: distribution", by_name, unit="milliseconds")
-            yield _figure(f"{title}, when busy", "How many requests took longer; all rounds together.", chart)
+            yield _figure(
+                f"{title}, when busy",
+                "How many requests took longer; all rounds together. Each line ends where ten requests are left.",
+                chart,
+            )
     for case, words in _CASES_OF_LOAD.items():
-        for figure, title in (("whole_p50", "Median"), ("whole_p99", "99th percentile")):
-            if rows := _rows(found, names, "load", case, figure):
-                about = "The whole request, as its user sees it."
-                yield _figure(f"{title}: {words}", about, charts.bars(f"{title}, {words}", rows))
+        if rows := _rows(found, names, "load", case, "whole_p50"):
+            about = "The whole request, as its user sees it. Where the whiskers overlap, the difference may be chance."
+            yield _figure(f"Median: {words}", about, charts.bars(f"Median, {words}", rows))
     for case, words in (("1-at-once", "one at a time"), ("64-at-once", "64 at once")):
         if rows := _rows(found, names, "work", case, "store_p50"):
-            about = "What a request waits for its session, measured without anything else. Whiskers: all repeats."
+            about = "What a request waits for its session, measured without anything else."
             yield _figure(f"Session work alone: {words}", about, charts.bars(f"Session work, {words}", rows))
     for figure, label in (("memory", "bytes per session"), ("network", "bytes per request")):
         series = {}
         for name in names:
             sizes = sorted(int(case[1:]) for case in found.cases("growth", name))
-            values = [(float(size), found.values("growth", name, f"n{size}", figure)) for size in sizes]
-            points = [(size, statistics.median(each)) for size, each in values if each]
+            grown = [(float(size), found.values("growth", name, f"n{size}", figure)) for size in sizes]
+            points = [(size, statistics.median(each)) for size, each in grown if each]
             if points:
                 series[name] = points
         if series:
             title = "Memory, as servers are added" if figure == "memory" else "Network, as servers are added"
-            chart = charts.lines(title, series, x_label="web servers", y_label=label, log_x=True)
+            chart = charts.lines(title, series, x_label="web servers", y_label=label)
             yield _figure(title, FIGURES[figure].title.capitalize() + ".", chart)
     cases = [case for case in found.cases("layout", "redis") if not case.endswith("-at-once")]
     rows = [
@@ -255,19 +297,15 @@ def _trust(results: Results) -> Iterator[str]:
     yield f"<section><h2>How far to trust it</h2><p>{escape(summary.limits(results))}</p>"
     warnings = summary.warnings(results)
     if warnings:
-        yield '<div class="care"><p>The load generator itself was late or busy here:</p><ul>'
-        yield "".join(f"<li>{escape(warning)}</li>" for warning in warnings[:12])
-        yield f"</ul>{f'<p>and {len(warnings) - 12} more</p>' if len(warnings) > 12 else ''}</div>"
+        yield f'<div class="care"><p>{escape(summary.CARE)}</p><ul>'
+        yield "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+        yield "</ul></div>"
     yield "</section>"
 
 
 def _details(results: Results) -> Iterator[str]:
-    yield (
-        "<section><h2>Every experiment</h2><details><summary>carts: do shoppers find what they put in, and what does the "
-        "kill of a server cost?</summary><p>Every shopper fills a cart in one request and reads it again and again; each "
-        "article carries its shopper's mark. Midway one web server is killed with SIGKILL. A read is wrong if it shows "
-        "anything but what was put in. A session is lost if it was there before, and never again.</p>"
-    )
+    name, question, method = summary.CARTS
+    yield f"<section><h2>Every experiment</h2><details><summary>{name}: {question}</summary><p>{escape(method)}</p>"
     for outcome in results.architectures:
         for verdict in outcome.verdicts:
             yield (
@@ -286,20 +324,8 @@ def _details(results: Results) -> Iterator[str]:
 
 
 def _case(case: str, theirs: Sequence[Measured], shown: Sequence[str]) -> str:
-    """One table: a figure in each row, an architecture in each column."""
-    measured = [one for one in theirs if one.case == case]
-    head = "".join(f'<th scope="col">{_dot(one.architecture)}{escape(one.architecture)}</th>' for one in measured)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(FIGURES[name].title)}</th>'
-        + "".join(f"<td>{escape(summary.cell(one, name, spread=True))}</td>" for one in measured)
-        + "</tr>"
-        for name in (*shown, "samples", "lag", "generator")
-        if any(summary.cell(one, name) != summary.MISSING for one in measured)
-    )
-    return (
-        f'<div class="scroll" style="margin-top:12px"><table><thead><tr><th scope="col">{escape(case)}</th>{head}</tr>'
-        f"</thead><tbody>{rows}</tbody></table></div>"
-    )
+    """One table of a case."""
+    return f'<div style="margin-top:12px">{_table(*summary.case_table(case, theirs, shown))}</div>'
 
 
 def _again(results: Results) -> Iterator[str]:

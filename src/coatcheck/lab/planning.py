@@ -119,6 +119,7 @@ def _constants(one: Answer) -> str:
     )
     if made.shared:
         words.append(f"{made.crowd_store_cpu * 1e6:,.0f} µs in the store where 64 come at once")
+        words.append(f"{made.read_store_cpu * 1e6:,.0f} µs in the store for reading alone")
     if made.copies:
         words.append(f"{made.peer_cpu * 1e6:,.0f} µs in each server that is told of a change")
     return "; ".join(words)

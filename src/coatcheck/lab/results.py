@@ -29,6 +29,7 @@ LATEST = "latest"
 _CASES = (
     "idle",
     "create",
+    "change-on-disk",
     "change",
     "read",
     "store",

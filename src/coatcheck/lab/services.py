@@ -23,6 +23,7 @@ def _valkey(supervisor: Supervisor, programs: Mapping[str, Path], folder: Path) 
         process=supervisor.named("valkey"),
         kept_bytes=lambda: valkey.used_memory(url),
         again=lambda: valkey.start_again(supervisor, program, folder, url),
+        on_disk=lambda: valkey.each_change_on_disk(url),
         tidy=lambda: shutil.rmtree(folder / "valkey", ignore_errors=True),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -50,13 +52,32 @@ def _start(supervisor: Supervisor, program: Path, folder: Path, url: str) -> Pro
 
 
 def used_memory(url: str) -> int:
-    """Bytes of memory that the server uses for what it keeps: buffers of its connections and its file come and go."""
+    """Bytes of memory that the server uses for what it keeps: buffers of its connections and its file come and go.
+
+    The server's own sum of those buffers is up to seconds old. Each connection, asked for by itself, tells what it has now.
+    """
     import redis
 
     with redis.Redis.from_url(_as_the_client_has_it(url), socket_connect_timeout=3, socket_timeout=3) as client:
+        connections: object = client.client_list()
         told: object = client.info("memory")
     assert isinstance(told, dict)
-    return int(told["used_memory"]) - sum(int(told.get(name, 0)) for name in ("mem_clients_normal", "mem_aof_buffer"))
+    assert isinstance(connections, list)
+    buffers = sum(int(connection.get("tot-mem", 0)) for connection in connections)
+    return int(told["used_memory"]) - buffers - int(told.get("mem_aof_buffer", 0))
+
+
+@contextmanager
+def each_change_on_disk(url: str) -> Iterator[None]:
+    """Let the server acknowledge a change only when it is on its disk, instead of writing once a second."""
+    import redis
+
+    with redis.Redis.from_url(_as_the_client_has_it(url), socket_connect_timeout=3, socket_timeout=3) as client:
+        client.config_set("appendfsync", "always")
+        try:
+            yield
+        finally:
+            client.config_set("appendfsync", "everysec")
 
 
 def check_url(url: str) -> None:

@@ -17,6 +17,7 @@ MOST_ERRORS = 0.02
 MOST_UNDECIDED = 0.1
 MOST_LAG = 50.0  # ms at p99; more, and latencies say more about the generator than about the servers
 MOST_GENERATOR_CPU = 0.85
+LATE = 10.0  # ms at p99; more, and the slowest requests of an experiment are slow because they were sent late
 
 Answer = Literal["holds", "does not hold", "not decided"]
 
@@ -62,14 +63,14 @@ def warnings(figures: Figures) -> list[str]:
 
 
 def generator_warnings(rounds: Sequence[Mapping[str, float]]) -> list[str]:
-    """Why the times of an experiment should not be trusted; nothing if they can be."""
+    """What the generator did to the times of an experiment, as the end of a sentence; nothing if nothing."""
     lag = max((each.get("lag", 0.0) for each in rounds), default=0.0)
     busy = max((each.get("generator", 0.0) for each in rounds), default=0.0)
     found = []
-    if lag > MOST_LAG:
-        found.append(f"the load generator was up to {lag:.0f} ms late (p99), so that times are its own as well")
+    if lag > LATE:
+        found.append(f"up to {lag:.0f} ms late (p99)")
     if busy > MOST_GENERATOR_CPU:
-        found.append(f"the load generator used {busy:.0%} of a processor core and may have been the bottleneck")
+        found.append(f"{busy:.0%} of a processor core used, and perhaps the bottleneck")
     return found
 
 
@@ -116,6 +117,8 @@ def _verdict(claim: str, expected: float, hits: int, count: int, least: int, thi
     observed = hits / count if count else 0.0
     tolerance = 4 * math.sqrt(expected * (1 - expected) / count) + 0.02 if expected and count else 0.0
     figures = f"{hits:,} of {count:,} {things}, {observed:.1%}"
+    if expected == 0 and count and not hits:
+        figures += f"; {at_most(count)}"
     answer: Answer
     if expected == 0 and hits:
         answer, reason = "does not hold", figures
@@ -128,6 +131,11 @@ def _verdict(claim: str, expected: float, hits: int, count: int, least: int, thi
     else:
         answer, reason = "does not hold", f"{figures}; {expected:.1%} ± {tolerance:.1%} was expected"
     return Verdict(claim=claim, answer=answer, reason=reason, expected=expected, observed=observed, tolerance=tolerance)
+
+
+def at_most(count: float) -> str:
+    """What may still be true when something was seen in none of `count` cases, by the rule of three."""
+    return f"at most {min(1.0, 3 / count):.1%} with 95 % confidence"
 
 
 def _in_words(share: float) -> str:

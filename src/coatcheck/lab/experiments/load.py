@@ -30,7 +30,9 @@ EXPERIMENT = Experiment(
         "People come at a fixed rate and do not wait for one another: calm, then busy, then busy while many other sessions "
         "are stored. Each web server measures how long each request waits for its store; the generator measures the whole "
         "request from the moment at which it was due. Processor time and memory are those that the operating system "
-        "counts, bytes on the network are those that the kernel counts for each connection. All of it is done again in "
+        "counts, bytes on the network are those that the kernel counts for each connection. Per request, both have in them "
+        "what beginning a session takes (half of the requests are such with few users, one of seven with many) and what "
+        "goes on while nobody comes: so with few users they are higher. All of it is done again in "
         "every round, the architectures in another order."
     ),
     measure=measure,

@@ -7,6 +7,7 @@ from coatcheck.lab.experiments.base import Experiment, Trial
 from coatcheck.lab.samples import BurstKind, Finished
 
 ALONE, CROWD = "1-at-once", "64-at-once"
+ON_DISK = "change-on-disk"  # of a store that otherwise acknowledges what it has in memory
 _PEOPLE = {ALONE: 1, CROWD: 64}
 _FEW = 200  # pieces of work: enough for what they cost, where no percentile is looked for
 
@@ -21,6 +22,10 @@ def measure(trial: Trial) -> None:
     if scale.pieces and trial.round == scale.rounds:  # in the first one, a server more is waiting to join
         for kind in ("read", "change", "create"):
             _burst(trial, kind, kind, 1, _FEW)
+        for service in trial.bench.services.values():
+            if service.on_disk is not None:
+                with service.on_disk():
+                    _burst(trial, ON_DISK, "change", 1, _FEW)
         # Three times, so that the median is without what all-to-all does every ten seconds only: to compare all copies.
         for repeat in range(1, 4):
             _burst(trial, "idle", "idle", 1, 0, repeat)
