@@ -18,7 +18,7 @@ def measure_layout(trial: Trial) -> None:
             "layout", f"{size // 1000}kB", users=scale.races, size=size, write_share=1.0,
             rate=scale.growth_rate, seconds=scale.growth_seconds, stored=count, readings=(empty, bench.reading("filled")),
         )  # fmt: skip
-    # Whether changes are lost is no matter of size.
+    size = scale.sizes[-1]  # whether changes are lost is no matter of size
     trial.measure(
         "layout", f"{size // 1000}kB-at-once", users=scale.races, size=size, races=scale.races, logouts=scale.races
     )
