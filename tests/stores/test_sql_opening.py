@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from coatcheck import open_store, open_sync_store
 from coatcheck.errors import ConfigurationError, Conflict, SessionGone, StoreFull, StoreUnavailable
 from coatcheck.stores.sql import SQLStore, SyncSQLStore
+from coatcheck.stores.sql.verbs import NOW
 from coatcheck.stores.sql.places import Places
 from coatcheck.testing import a_commit, a_record
 from tests.servers.mariadb import MariaDB
@@ -402,6 +403,18 @@ def test_a_mariadb_that_is_a_replica_now_is_down(mariadb: MariaDB) -> None:
         other.close()
     finally:
         mariadb("SET GLOBAL read_only = 0")
+
+
+def test_a_clock_that_is_set_back_while_a_statement_waits_does_not_send_mariadb_an_hour_ahead(mariadb: MariaDB) -> None:
+    def off(ago: float) -> float:
+        """Seconds by which a statement is wrong that began so long ago by the clock, or after now if that was set back."""
+        with mariadb.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"SET timestamp = UNIX_TIMESTAMP(SYSDATE(6)) - {ago}")
+            cursor.execute(f"SELECT {NOW['mysql']} / 1000 - UNIX_TIMESTAMP(SYSDATE(6))")
+            [[found]] = cursor.fetchall()
+            return float(found)
+
+    assert [round(off(ago)) for ago in (0, 10, -0.01, -10)] == [0, 0, 0, 10]
 
 
 async def test_a_row_that_somebody_keeps_locked_does_not_use_up_the_server(postgresql: PostgreSQL) -> None:

@@ -28,9 +28,10 @@ HEAD = (
 
 NOW = {
     "postgresql": "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)",
-    # UTC, since a local hour may come twice, when the statement began; plus what it has waited for a lock since then.
+    # UTC, since a local hour may come twice, when the statement began; plus what it has waited for a lock since then. That is
+    # told by local time, which may be set back meanwhile, or jump by quarters of an hour: in summer, or in autumn.
     "mysql": "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
-    " + MOD(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)) + 3600000000, 3600000000)) DIV 1000",
+    " + MOD(GREATEST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)), 0), 900000000)) DIV 1000",
     "sqlite": "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
 }
 """The database's clock, in milliseconds since 1970."""
