@@ -162,3 +162,53 @@ def test_an_sqlite_file_that_was_used_before_a_fork_loses_nothing_after_it(tmp_p
     again.close()
     assert record is not None
     assert record.fields["hits"] == "10", "an acknowledged commit is lost"
+
+
+def test_who_is_forked_while_a_store_is_closed_can_open_the_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db?timeout=20"
+    new = a_record(fields={"parent": "0", "child": "0"})
+    store = open_sync_store(url)
+    store.create(new)
+    store.close()
+    acknowledged, over = 0, False
+
+    def parent() -> None:
+        nonlocal acknowledged
+        while not over:
+            own = open_sync_store(url)
+            own.update(new.session_id, a_commit(new, increments={"parent": 1}, sets={"long": f'"{"x" * 400_000}"'}))
+            acknowledged += 1
+            own.close()  # the last one of a file writes much: all of its write-ahead log
+
+    def of_a_child() -> None:
+        own = open_sync_store(url)
+        own.update(new.session_id, a_commit(new, increments={"child": 1}))
+
+    thread = threading.Thread(target=parent, daemon=True)
+    thread.start()
+    children = 40
+    try:
+        assert all(ended_well([forked(of_a_child)]) for _ in range(children))
+    finally:
+        over = True
+        thread.join()
+    record = store.read(new.session_id)
+    store.close()
+    assert record is not None
+    assert (record.fields["parent"], record.fields["child"]) == (str(acknowledged), str(children))
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_child_that_closes_a_store_leaves_its_parents_connections_alone(
+    request: pytest.FixtureRequest, server: str
+) -> None:
+    """Also in the event loop that it has from its parent, as it goes with one that was made before the workers."""
+    store = SQLStore.from_url(f"{request.getfixturevalue(server).url}&timeout=20")
+    loop = asyncio.new_event_loop()
+    try:
+        assert loop.run_until_complete(store.read("A" * 16)) is None  # on a connection that rests now
+        assert ended_well([forked(lambda: loop.run_until_complete(store.close()))])
+        assert loop.run_until_complete(store.read("A" * 16, timeout=5)) is None
+        loop.run_until_complete(store.close())
+    finally:
+        loop.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakSet
 
@@ -42,6 +44,15 @@ class Files:
         with self._changed:
             self._in_hand -= 1
             self._changed.notify_all()
+
+    @contextmanager
+    def in_hand(self) -> Iterator[None]:
+        """From `take` to `lay_aside`."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.lay_aside()
 
     def _begin(self) -> None:
         self._in_hand = 0

@@ -121,6 +121,7 @@ class SQLStore:
 
     async def close(self) -> None:
         """Close this event loop's connections."""
+        self._leave_parents()
         runner = self._runners.pop(asyncio.get_running_loop(), None)
         self._latest = (None, None)
         if runner is not None:
@@ -134,16 +135,19 @@ class SQLStore:
         latest, runner = self._latest
         if runner is not None and latest is loop and self._process == os.getpid():
             return runner
-        forked = self._process != os.getpid()  # what is open is the parent's, then
-        if forked:
-            _OF_PARENTS.extend(self._runners.values())
-            self._runners.clear()
+        self._leave_parents()
         for other in [other for other in list(self._runners) if other.is_closed()]:
             self._runners.pop(other).forget()
-        self._process = os.getpid()
         runner = self._runners[loop] = self._runners.get(loop) or self._make()
         self._latest = (loop, runner)
         return runner
+
+    def _leave_parents(self) -> None:
+        """Keep off what is open, if this process was forked since: it is the parent's."""
+        if self._process != os.getpid():
+            _OF_PARENTS.extend(self._runners.values())
+            self._runners.clear()
+            self._process = os.getpid()
 
 
 class Runner(Protocol):
@@ -301,7 +305,7 @@ class _OnThreads:
 
     def forget(self) -> None:
         self._threads.shutdown(wait=False)
-        self._desk.resting.clear()
+        self._desk.close()
 
 
 _PATIENCE = 2.0
