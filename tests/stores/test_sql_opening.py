@@ -54,7 +54,15 @@ SECRET = "hunter2"
         ("sqlite:////nowhere/at/all.db", "its folder does not exist"),
         ("sqlite://server/file.db", "has no host"),
         ("sqlite:////tmp", "it is a folder"),
+        ("sqlite:///a%00b.db", "cannot be made out"),
+        ("mysql://u:hunter2@h/d?ssl_key=/tmp/key.pem", "ssl_key='/tmp/key.pem': without a certificate"),
         ("postgresql://u:hunter2@h/d?sslmode=perhaps", "sslmode='perhaps': unknown. Use disable or allow"),
+        ("postgresql://u:hunter2@h/d?target_session_attrs=first", "target_session_attrs='first': unknown. Use any or"),
+        ("postgresql://u:hunter2@h/d?sslrootcert=/nowhere", "sslrootcert='/nowhere': there is no such file"),
+        ("postgresql://u:hunter2@h/d?host=/run/postgresql", "it names its server twice"),
+        ("postgresql://u:hunter2@h:1/d?port=2", "it names its server twice"),
+        ("postgresql://u:hunter2@h1:1,h2:two/d", "cannot be made out"),
+        ("postgresql://u:hunter2@/d?host=h1,h2&port=1,two", "cannot be made out"),
     ],
 )
 def test_a_mistake_in_the_url_is_refused_at_once(url: str, words: str) -> None:

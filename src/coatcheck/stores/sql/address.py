@@ -30,7 +30,11 @@ _OF_POSTGRESQL = frozenset({
     "host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "passfile",
     "target_session_attrs",
 })  # fmt: skip
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_WORDS = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _OF_MYSQL = frozenset({"unix_socket", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname"})
 _EXAMPLES: dict[Database, str] = {
     "postgresql": "postgresql://user:password@host:5432/database",
@@ -94,11 +98,16 @@ class Target:
             parts = urlsplit(url)
             pairs = parse_qsl(parts.query, keep_blank_values=True)
             several = "," in parts.netloc and database == "postgresql"
-            unclear = re.search("%(?![0-9A-Fa-f]{2})", url)  # which one driver takes as it stands, and another quotes
+            # A % that one driver takes as it stands, and another quotes; or a NUL, which is in no name.
+            unclear = re.search("%(?![0-9A-Fa-f]{2})|%00", url)
             if unclear or "@" in parts.path + parts.query or parts.fragment or len(pairs) != len(dict(pairs)):
                 raise ValueError
             if not several and parts.port == 0:
                 raise ValueError
+            server = parts.netloc.rpartition("@")[2]
+            if database == "postgresql":
+                _check_ports([host.rpartition("]")[2].partition(":")[2] for host in server.split(",")])
+                _check_ports(dict(pairs).get("port", "").split(","))
         except ValueError:  # not its own words: they may quote a piece of the password
             raise ConfigurationError(
                 "store", shown, "host, port, database or options cannot be made out",
@@ -130,13 +139,31 @@ class Target:
         elif database == "mysql":
             where["options"] = _mysql(parts, options, shown)
         else:
-            if "sslmode" in options and options["sslmode"] not in _SSL_MODES:
-                raise ConfigurationError("sslmode", options["sslmode"], "unknown", f"Use {' or '.join(_SSL_MODES)}")
+            _check_postgresql(server, options, shown)
             query = url.partition("?")[2]
             kept = [pair for pair in query.split("&") if pair.partition("=")[0] in _OF_POSTGRESQL]
             where["plain"] = "postgresql://" + url.partition("://")[2].partition("?")[0]
             where["plain"] += "?" + "&".join(kept) if kept else ""
         return cls(shown=shown, database=database, driver=driver, **where, **own)
+
+
+def _check_ports(ports: list[str]) -> None:
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
+        raise ValueError
+
+
+def _check_postgresql(server: str, options: dict[str, str], shown: str) -> None:
+    if server and options.keys() & {"host", "port"}:
+        raise ConfigurationError(
+            "store", shown, "it names its server twice, and drivers differ on which one they take",
+            "Name host and port either after the :// or as options",
+        )  # fmt: skip
+    for name in options.keys() & _WORDS.keys():
+        if options[name] not in _WORDS[name]:
+            raise ConfigurationError(name, options[name], "unknown", f"Use {' or '.join(_WORDS[name])}")
+    for name in options.keys() & set(_FILES):
+        if options[name] != "system" and not Path(options[name]).is_file():
+            raise ConfigurationError(name, options[name], "there is no such file", "Give the path of a PEM file")
 
 
 def _check_prefix(prefix: str) -> None:
@@ -185,6 +212,8 @@ def _mysql(parts: Any, options: dict[str, str], shown: str) -> dict[str, Any]:
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext:
+    if "ssl_key" in options and "ssl_cert" not in options:
+        raise ConfigurationError("ssl_key", options["ssl_key"], "without a certificate", "Give that as ssl_cert")
     name = "ssl_ca"
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_ca"))
