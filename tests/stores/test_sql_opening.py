@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from coatcheck import open_store, open_sync_store
 from coatcheck.errors import ConfigurationError, Conflict, SessionGone, StoreFull, StoreUnavailable
 from coatcheck.stores.sql import SQLStore, SyncSQLStore
-from coatcheck.stores.sql.verbs import NOW
 from coatcheck.stores.sql.places import Places
+from coatcheck.stores.sql.verbs import NOW
 from coatcheck.testing import a_commit, a_record
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
@@ -101,6 +101,18 @@ def test_a_wrong_password_is_down_and_not_quoted(postgresql: PostgreSQL) -> None
     with pytest.raises(StoreUnavailable, match="stranger") as down:
         SyncSQLStore.from_url(url).read(a_record().session_id)
     assert SECRET not in str(down.value)
+
+
+def test_nor_is_a_value_that_postgresql_refused(postgresql: PostgreSQL, prefix: str) -> None:
+    """As it does for a constraint that somebody has added. It quotes the whole row then, and psycopg all that it says."""
+    prefix = prefix.replace("-", "_").replace(":", "_")
+    store = SyncSQLStore.from_url(f"{postgresql.url}&{PATIENT}&prefix={prefix}")
+    store.create(a_record())
+    postgresql(f"ALTER TABLE {prefix}fields ADD CHECK (value <> '\"{SECRET}\"')")
+    with pytest.raises(StoreUnavailable, match="violates check constraint") as refused:
+        store.create(a_record(fields={"card": f'"{SECRET}"'}))
+    store.close()
+    assert SECRET not in str(refused.value)
 
 
 async def a_life(store: Any) -> None:

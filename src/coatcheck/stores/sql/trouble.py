@@ -80,9 +80,10 @@ def trouble(error: Exception, way: Way) -> Exception:
     if dialect.name == "postgresql":
         state: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         if state:
-            return Trouble(
-                _POSTGRESQL.get(state, "broken" if state.startswith(("08", "57P", "53300")) else "refused"), words
-            )
+            broken = state.startswith(("08", "57P", "53300"))
+            # Further lines may quote a whole row: the values of a session.
+            first_line = _words(error, str(error).partition("\n")[0])
+            return Trouble(_POSTGRESQL.get(state, "broken" if broken else "refused"), first_line)
     elif dialect.name == "sqlite":
         code: int | None = 14 if isinstance(error, OSError) else getattr(error, "sqlite_errorcode", None)
         if code is not None:
@@ -99,8 +100,10 @@ def trouble(error: Exception, way: Way) -> Exception:
     return Trouble("broken", words) if isinstance(error, (*way.errors, OSError, EOFError)) else error
 
 
-def _words(error: Exception) -> str:
-    """What the driver says, in one line."""
-    said = " ".join(str(error.args[-1] if error.args else "").split())[:300]
+def _words(error: Exception, text: object = None) -> str:
+    """What the driver says, or this part of it, in one line."""
+    if text is None:
+        text = error.args[-1] if error.args else ""
+    said = " ".join(str(text).split())[:300]
     name = type(error).__name__
     return f"{name}: {said}" if said else name
