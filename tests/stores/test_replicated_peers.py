@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -27,7 +31,7 @@ from coatcheck.stores.opening import open_store, open_sync_store
 from coatcheck.stores.replicated import ReplicatedStore, SyncReplicatedStore
 from coatcheck.stores.replicated.address import Target
 from coatcheck.stores.replicated.keys import ClusterKey
-from coatcheck.stores.replicated.messages import Tell
+from coatcheck.stores.replicated.messages import PROTOCOL, Head, Stage, Tell, encode
 from coatcheck.stores.replicated.replica import News
 from coatcheck.testing import a_commit, a_record
 from tests.servers.processes import LOOPBACK, free_port
@@ -386,6 +390,9 @@ async def test_what_cannot_be_understood_is_discarded_and_counted(peers: list[Re
     good = cluster.peers[peers[0]._cluster.me]  # type: ignore[union-attr]
     sent = 0
     nonsense = [b"", b"\0", b"\0\0", b"\xff\xff", b"\0\1\xc0\xc0", b"\0\1\x9a"]
+    head = encode(Head(PROTOCOL, "10.0.0.1:1", "", 0, 0, Stage.SERVING, 1, ("", 0), False, False))
+    nested = b"\x94" + encode("tell") + b"\x90\x90" + b"\x91" * 100_000  # more than the interpreter follows
+    nonsense.append(len(head).to_bytes(2, "big") + head + nested)
     for frame in nonsense + [os.urandom(chance.randrange(80)) for _ in range(200)]:
         await stranger.send(frame)
         sent += 1
@@ -628,6 +635,85 @@ async def test_a_closed_store_says_so() -> None:
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.read("A" * 16)
+
+
+@pytest.mark.parametrize("ack", ["all", "majority", "none"])
+async def test_what_was_acknowledged_before_or_while_its_server_was_closed_is_held_by_the_others(ack: str) -> None:
+    leaving, staying = await open_peers(2, f"{PATIENT}&ack={ack}")
+    new = a_record()
+    await leaving.create(new)
+    commits = [
+        asyncio.create_task(leaving.update(new.session_id, a_commit(new, increments={"hits": 1}), timeout=5))
+        for _ in range(20)
+    ]
+    await asyncio.sleep(0)
+    await leaving.close()
+    outcomes = await asyncio.gather(*commits, return_exceptions=True)
+    acknowledged = sum(isinstance(outcome, Applied) for outcome in outcomes)
+    record = await staying.read(new.session_id)
+    await staying.close()
+    assert acknowledged == 20, outcomes
+    assert record is not None
+    assert record.fields["hits"] == "20"
+
+
+async def test_who_leaves_a_peer_that_hangs_says_that_the_commit_is_unknown() -> None:
+    leaving, hanging = await open_peers(2, "silence=0.5&timeout=5")
+    new = a_record()
+    await leaving.create(new)
+    hanging._post._loop.remove_reader(hanging._post._inbox.FD)  # type: ignore[union-attr]
+    hanging._timer.cancel()  # type: ignore[union-attr]
+    commit = asyncio.create_task(leaving.update(new.session_id, a_commit(new, increments={"hits": 1}), timeout=5))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):  # its server is in a hurry
+        await asyncio.wait_for(leaving.close(), 0.05)
+    await asyncio.gather(commit, return_exceptions=True)
+    await close_peers([leaving, hanging])
+    with pytest.raises(OutcomeUnknown):
+        commit.result()
+
+
+async def test_whoever_waits_for_a_store_that_is_closed_is_told() -> None:
+    store = ReplicatedStore.from_url(url_for(2))
+    ready, call = asyncio.create_task(store.ready()), asyncio.create_task(store.sessions_of("ann"))
+    await asyncio.sleep(0.1)
+    await store.close()
+    async with asyncio.timeout(15):
+        assert not await ready
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await call
+
+
+def test_a_thread_that_waits_for_a_store_that_is_closed_is_told() -> None:
+    store = SyncReplicatedStore.from_url(url_for(2))
+    answers: list[bool] = []
+    waits = threading.Thread(target=lambda: answers.append(store.ready()), daemon=True)
+    waits.start()
+    time.sleep(0.2)
+    store.close()
+    waits.join(15)
+    assert answers == [False]
+
+
+def test_a_store_whose_event_loop_ended_before_it_was_closed_says_so_and_holds_nobody_up() -> None:
+    program = f"""
+import asyncio, gc
+from coatcheck.errors import StoreUnavailable
+from coatcheck.stores.replicated import ReplicatedStore
+store = ReplicatedStore.from_url({url_for(1)!r})
+assert asyncio.run(store.ready(timeout=15))
+try:
+    asyncio.run(store.delete("A" * 16))
+except StoreUnavailable as told:
+    print(told)
+del store
+gc.collect()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::ResourceWarning", "-c", program],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert "its event loop has ended" in done.stdout, done.stderr
 
 
 def test_a_forked_or_closed_store_of_threads_begins_anew_or_says_so() -> None:

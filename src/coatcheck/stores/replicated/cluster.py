@@ -316,6 +316,12 @@ class Cluster:
         self.peers |= {address: Peer(address, number=self._numbers.pop(address, 0)) for address in sorted(new)}
         return new, set(old)
 
+    def leave(self) -> None:
+        """Be nobody's peer any more. Whoever waits for something goes on."""
+        self.ready = False
+        self.set_peers(set())
+        self._wake_waiting()
+
     def connected(self, address: str) -> None:
         """A connection to this peer stands: say hello."""
         if address in self.peers:
@@ -336,7 +342,7 @@ class Cluster:
             peer = self.peers[head.address]
             if head.protocol != PROTOCOL or head.node == self.replica.clock.node or not _is_sound(body):
                 raise ValueError
-        except (msgspec.DecodeError, ValueError, LookupError):
+        except (msgspec.DecodeError, ValueError, LookupError, RecursionError):
             self.counts.discarded += 1
             return
         self.replica.clock.see(head.clock)
@@ -617,6 +623,9 @@ class Cluster:
         self.ready, self._joining = True, False
         for peer in heard:
             self._send(peer, None)
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
         waiting, self.when_ready = self.when_ready, []
         for act in waiting:
             act()

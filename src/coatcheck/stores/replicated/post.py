@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable
 
 import zmq
@@ -58,9 +59,13 @@ class Post:
         self._inbox: zmq.Socket[bytes] | None = None
         self._others: list[zmq.Socket[bytes]] = []
         self._failures: dict[str, int] = {}
+        # Whoever forgets to close it must not wait for ever when its memory is taken back, as ZeroMQ would for open sockets.
+        self._open: set[zmq.Socket[bytes]] = set()
+        weakref.finalize(self, _destroy, self._context, self._open).atexit = False
         self.bytes_sent = self.bytes_received = self.refused = 0
         if key is not None:
             self._doorman = self._context.socket(zmq.REP)
+            self._open.add(self._doorman)
             self._doorman.bind("inproc://zeromq.zap.01")
             self._watch(self._doorman, self._answer_doorman)
             self._others.append(self._doorman)
@@ -76,11 +81,11 @@ class Post:
         if self._key is not None:
             inbox.curve_server = True
             inbox.zap_domain = _DOMAIN
-        monitor = inbox.get_monitor_socket(_REFUSED)
+        monitor = self._monitor(inbox, _REFUSED)
         try:
             inbox.bind(f"tcp://{address}")
         except zmq.ZMQError:
-            _close(inbox, monitor)
+            self._close(inbox, monitor)
             raise
         self._inbox = inbox
         self._others.append(monitor)
@@ -94,7 +99,7 @@ class Post:
         socket.set(zmq.SNDHWM, 0)  # what may be under way is limited by what was acknowledged, see `Cluster`
         if self._key is not None:
             socket.curve_serverkey = self._key.public
-        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _REFUSED)
+        monitor = self._monitor(socket, zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _REFUSED)
         self._towards[address] = (socket, monitor)
         self._watch(monitor, lambda: self._follow(address, monitor))
         socket.connect(f"tcp://{address}")
@@ -103,7 +108,7 @@ class Post:
         """Drop the connection, and what has not left yet."""
         socket, monitor = self._towards.pop(address)
         self._loop.remove_reader(monitor.FD)
-        _close(socket, monitor)
+        self._close(socket, monitor)
         self._failures.pop(address, None)
 
     def send(self, address: str, head: bytes, body: bytes) -> bool:
@@ -125,14 +130,28 @@ class Post:
             self._loop.remove_reader(socket.FD)
         if self._inbox is not None:
             self._loop.remove_reader(self._inbox.FD)
-            _close(self._inbox)
+            self._close(self._inbox)
             self._inbox = None
-        _close(*self._others)
+        self._close(*self._others)
         self._others = []
         self._context.term()
 
+    def _close(self, *sockets: zmq.Socket[bytes]) -> None:
+        for socket in sockets:
+            if not socket.closed:
+                if socket.type in (zmq.PUSH, zmq.PULL):
+                    socket.disable_monitor()
+                socket.close(0)
+            self._open.discard(socket)
+
+    def _monitor(self, socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+        monitor = socket.get_monitor_socket(events)
+        self._open.add(monitor)
+        return monitor
+
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
+        self._open.add(socket)
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.IPV6, 1)
         socket.set(zmq.RECONNECT_IVL, 50)
@@ -200,9 +219,7 @@ class Post:
             self._doorman.send_multipart([version, request, *status, b"", b""])
 
 
-def _close(*sockets: zmq.Socket[bytes]) -> None:
+def _destroy(context: zmq.Context[zmq.Socket[bytes]], sockets: set[zmq.Socket[bytes]]) -> None:
     for socket in sockets:
-        if not socket.closed:
-            if socket.type in (zmq.PUSH, zmq.PULL):
-                socket.disable_monitor()
-            socket.close(0)
+        socket.close(0)
+    context.term()

@@ -92,6 +92,11 @@ class ReplicatedStore:
         if self._closed:
             raise StoreUnavailable(self._target.shown, "it has been closed")
         if self._cluster is not None:
+            if self._loop.is_closed():
+                raise StoreUnavailable(
+                    self._target.shown,
+                    "its event loop has ended before it was closed. Close it where it was used, and open another one",
+                )
             return
         if self._starting is None:
             self._starting = asyncio.get_running_loop().create_future()
@@ -122,7 +127,7 @@ class ReplicatedStore:
 
     async def _start(self) -> None:
         target = self._target
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
 
         def received(head: bytes, body: bytes) -> None:
             if self._cluster is not None:
@@ -304,13 +309,21 @@ class ReplicatedStore:
         return self._replica.sessions_of(owner)
 
     async def close(self) -> None:
-        """Leave the peers. What is held here is held by the others."""
+        """Leave the peers, as soon as they have what was told last: `silence` seconds later at most. What is held here is
+        held by them. A commit that they have not confirmed by then is answered as unknown."""
         self._closed = True
+        try:
+            if self._cluster is not None:
+                await self._told(self._cluster.tell(None), None, monotonic() + self._target.silence)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        cluster, self._cluster = self._cluster, None
         if self._timer is not None:
             self._timer.cancel()
-        cluster, self._cluster = self._cluster, None
         if cluster is not None:
-            cluster.set_peers(set())
+            cluster.leave()
         if self._post is not None:
             self._post.close()
             self._post = None
@@ -470,7 +483,7 @@ class ReplicatedStore:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         batch.when(enough, lambda: _finish(done))
         await asyncio.wait([done], timeout=max(0.0, deadline - monotonic()))
-        return done.done()
+        return done.done() and self._cluster is not None  # who leaves waits for nobody, and has told nobody
 
     def _deadline(self, timeout: float | None) -> float:
         return monotonic() + (self._target.timeout if timeout is None else timeout)

@@ -77,14 +77,14 @@ class SyncReplicatedStore:
         return self._run(lambda store: store.sessions_of(owner), None)
 
     def close(self) -> None:
-        """Leave the peers, and end the thread."""
+        """See `ReplicatedStore.close`. Ends the thread, too, when all calls that it was asked for have been answered."""
         with self._lock:
             self._closed = True
             loop, thread, store = self._loop, self._thread, self._store
             self._loop = self._thread = self._store = None
         if loop is None or thread is None or store is None or self._pid != os.getpid():
             return
-        asyncio.run_coroutine_threadsafe(store.close(), loop).result()
+        asyncio.run_coroutine_threadsafe(_close(store), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
 
@@ -125,6 +125,13 @@ class SyncReplicatedStore:
                 )
                 self._thread.start()
             return self._store, self._loop
+
+
+async def _close(store: ReplicatedStore) -> None:
+    await store.close()
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    if calls:  # their threads wait for an answer
+        await asyncio.wait(calls)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
