@@ -505,6 +505,21 @@ async def test_a_message_that_is_too_large_is_not_taken_and_nothing_else_is_miss
     assert common(await opened[1].read(new.session_id)) == common(await opened[0].read(new.session_id))
 
 
+async def test_many_sessions_at_once_travel_in_messages_that_are_taken(opened: list[ReplicatedStore]) -> None:
+    target = Target.parse(url_for(2, f"{PATIENT}&quorum=1&max_message=20000"))
+    opened += [ReplicatedStore(target), ReplicatedStore(target)]
+    assert all(await asyncio.gather(*(peer.ready(timeout=30) for peer in opened)))
+    for number in range(200):  # in one part of all that is compared, and together larger than a message
+        await opened[0].create(a_record(session_id=f"AA{number:014}"))
+    await asyncio.gather(*(opened[0].create(a_record()) for _ in range(200)))
+    assert opened[1].figures["gaps"] == 0
+    await opened[1].close()
+    late = ReplicatedStore(target)
+    opened.append(late)
+    assert await late.ready(timeout=15)
+    assert late.digest == opened[0].digest
+
+
 async def test_who_takes_nothing_in_makes_commits_wait_and_is_then_gone_without_it(
     opened: list[ReplicatedStore],
 ) -> None:
@@ -572,6 +587,7 @@ async def test_what_several_servers_added_to_one_session_while_they_were_apart_s
         ("replicated://127.0.0.1:7946?preset=moon", "preset='moon'"),
         ("replicated://127.0.0.1:7946?silence=-1", "silence='-1'"),
         ("replicated://127.0.0.1:7946?silence=nan", "silence='nan'"),
+        ("replicated://127.0.0.1:7946-7947?quorum=3", "only 2 peers are listed"),
         ("replicated://127.0.0.1:7946?max_sessions=0", "max_sessions='0'"),
         ("replicated://127.0.0.1:7946?max_bytes=1e6", "max_bytes='1e6'"),
         ("replicated://127.0.0.1:7946?speed=high", "unknown option 'speed'"),

@@ -157,6 +157,11 @@ class Target:
             known = ", ".join(("keys", "plaintext", "me", "listen", "ack", "preset", *_LIMITS))
             raise ConfigurationError("store", shown, f"unknown option {next(iter(options))!r}", f"Known: {known}")
         if target.source == "list":
+            if target.quorum > len(target.peers):
+                raise ConfigurationError(
+                    "quorum", target.quorum, f"only {len(target.peers)} peers are listed, so that none would ever serve",
+                    "Use a smaller one, or list them all",
+                )  # fmt: skip
             target.check_secrecy(target.peers)
         return target
 

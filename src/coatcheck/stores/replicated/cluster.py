@@ -190,6 +190,7 @@ class Cluster:
         quorum: see `Target`.
         settings: those in which all servers must be the same.
         max_queue: bytes under way to a peer at most.
+        max_message: bytes of the largest message that peers take.
         clock_ms: the sessions' clock.
         now: seconds from anywhere, on a clock that does not step.
         soon: calls a function when this turn of the event loop is over.
@@ -208,6 +209,7 @@ class Cluster:
         quorum: int,
         settings: dict[str, int | float | str],
         max_queue: int,
+        max_message: int,
         clock_ms: Callable[[], int],
         now: Callable[[], float],
         soon: Callable[[Callable[[], None]], object],
@@ -226,6 +228,7 @@ class Cluster:
         self._quorum = quorum
         self._settings = settings
         self._max_queue = max_queue
+        self._chunk = min(CHUNK, max_message // 2)
         self._clock_ms = clock_ms
         self._now = now
         self._soon = soon
@@ -381,10 +384,10 @@ class Cluster:
             case ListBucket(bucket):
                 self._send(peer, Listed(bucket, self.replica.listing(bucket)))
             case Fetch(session_ids):
-                self._send(peer, Given(*self.replica.news_of(session_ids, CHUNK)))
+                self._send(peer, Given(*self.replica.news_of(session_ids, self._chunk)))
             case Ask(number, session_id, mark):
                 same = self.replica.mark_of(session_id) == mark
-                self._send(peer, Answer(number, [] if same else self.replica.news_of([session_id], CHUNK)[0]))
+                self._send(peer, Answer(number, [] if same else self.replica.news_of([session_id], self._chunk)[0]))
             case Answer(number, news):
                 self._learn(self._credible(peer, news))
                 self._inquiries.answered(number, peer.address)
@@ -535,7 +538,7 @@ class Cluster:
         self._asked = False
         news, claims, batch = self._news, self._claims, self._batch
         self._news, self._claims, self._batch = [], [], Batch()
-        for part in _in_parts(news, claims):
+        for part in _in_parts(news, claims, self._chunk):
             for peer in self.peers.values():
                 self._send_encoded(peer, part)
         batch.waiting = {peer.address for peer in self.peers.values() if peer.follows}
@@ -631,13 +634,13 @@ class Cluster:
             act()
 
 
-def _in_parts(news: list[News], claims: list[Claim]) -> list[bytes]:
+def _in_parts(news: list[News], claims: list[Claim], most_bytes: int) -> list[bytes]:
     """Encoded, in messages that are not too large, as far as sessions can be told one by one."""
     packed = encode(Tell(news, claims))
-    if len(packed) <= CHUNK or len(news) < 2:
+    if len(packed) <= most_bytes or len(news) < 2:
         return [packed]
     half = len(news) // 2
-    return _in_parts(news[:half], claims) + _in_parts(news[half:], [])
+    return _in_parts(news[:half], claims, most_bytes) + _in_parts(news[half:], [], most_bytes)
 
 
 def _is_sound(body: Body) -> bool:

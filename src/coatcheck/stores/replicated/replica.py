@@ -335,15 +335,16 @@ class Replica:
         return found
 
     def news_of(self, session_ids: Iterable[str], most_bytes: int) -> tuple[list[News], int]:
-        """The whole of these sessions, until there are so many bytes; and of how many, from the first on."""
+        """The whole of these sessions, as far as they fit into so many bytes, but one at least; and of how many, from the
+        first on."""
         now = self._now()
         news: list[News] = []
         size = done = 0
         for session_id in session_ids:
-            if size >= most_bytes:
+            entry = self._entries.get(session_id)
+            if news and size + (0 if entry is None else entry.size) > most_bytes:
                 break
             done += 1
-            entry = self._entries.get(session_id)
             if entry is not None:
                 size += entry.size
                 missing = self._missing.get(session_id, 0)
