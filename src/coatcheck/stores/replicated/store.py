@@ -157,7 +157,8 @@ class ReplicatedStore:
         self._cluster = Cluster(
             self._replica, post, me=me, silence=target.silence, compare=target.compare,
             remember_ms=round(target.remember * 1000), quorum=target.quorum, settings=target.shared,
-            max_queue=target.max_queue, max_message=target.max_message, clock_ms=self._clock, now=loop.time, soon=loop.call_soon, drop=self._reconnect,
+            max_queue=target.max_queue, max_message=target.max_message, clock_ms=self._clock,
+            now=loop.time, soon=loop.call_soon, drop=self._reconnect,
         )  # fmt: skip
         self._meet(set(peers.values()))
         self._reread_at = loop.time() + target.reread
