@@ -240,6 +240,7 @@ async def test_peers_that_are_added_to_the_file_join_and_peers_taken_out_are_let
 
     list_peers(*ports[:2])
     first, second = another(), another()
+    await first.start()  # it is the first of the list, then
     assert all(await asyncio.gather(first.ready(timeout=15), second.ready(timeout=15)))
     new = a_record()
     await first.create(new)
