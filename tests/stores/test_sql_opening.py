@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from coatcheck import open_store, open_sync_store
-from coatcheck.errors import ConfigurationError, Conflict, SessionGone, StoreFull, StoreUnavailable
+from coatcheck.errors import CoatcheckError, ConfigurationError, Conflict, SessionGone, StoreFull, StoreUnavailable
 from coatcheck.stores.sql import SQLStore, SyncSQLStore
 from coatcheck.stores.sql.places import Places
 from coatcheck.stores.sql.verbs import NOW
@@ -316,7 +316,10 @@ async def test_who_keeps_an_sqlite_file_locked_costs_the_others_their_deadline_a
 
 def test_an_sqlite_file_that_may_not_be_written_says_which_and_what_to_do() -> None:
     """By a process that is not root, who may do everything."""
-    folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))
+    folder = Path(tempfile.mkdtemp(prefix="coatcheck-", dir="/tmp"))  # which everybody may enter, unlike TMPDIR
+    closed = folder / "closed"
+    (closed / "in").mkdir(parents=True)
+    closed.chmod(0)
     file, told = folder / "sessions.db", os.pipe()
     made = open_sync_store(f"sqlite:///{file}")
     made.create(a_record())
@@ -328,10 +331,10 @@ def test_an_sqlite_file_that_may_not_be_written_says_which_and_what_to_do() -> N
             file.chmod(0o444)
             if os.geteuid() == 0:
                 os.setuid(65534)
-            for name in ("sessions.db", "new.db"):
+            for name in ("sessions.db", "new.db", "closed/in/new.db"):
                 try:
                     open_sync_store(f"sqlite:///{folder}/{name}?{PATIENT}").create(a_record())
-                except StoreUnavailable as down:
+                except CoatcheckError as down:
                     os.write(told[1], f"{down}\n".encode())
         finally:
             os._exit(0)
@@ -340,8 +343,10 @@ def test_an_sqlite_file_that_may_not_be_written_says_which_and_what_to_do() -> N
     with os.fdopen(told[0]) as lines:
         said = lines.read().splitlines()
     folder.chmod(0o755)
+    closed.chmod(0o755)
     shutil.rmtree(folder)
-    assert len(said) == 2
+    assert len(said) == 3
+    assert f"{closed}/in may not be entered. Let the user of this process in" in said.pop()
     for name, line in zip(("sessions.db", "new.db"), said, strict=True):
         assert f"sqlite:///{folder}/{name} is unavailable" in line
         assert "Make the file and its folder writable" in line

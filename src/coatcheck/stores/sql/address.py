@@ -6,6 +6,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -162,7 +163,7 @@ def _check_postgresql(server: str, options: dict[str, str], shown: str) -> None:
         if options[name] not in _WORDS[name]:
             raise ConfigurationError(name, options[name], "unknown", f"Use {' or '.join(_WORDS[name])}")
     for name in options.keys() & set(_FILES):
-        if options[name] != "system" and not Path(options[name]).is_file():
+        if options[name] != "system" and not isfile(options[name]):
             raise ConfigurationError(name, options[name], "there is no such file", "Give the path of a PEM file")
 
 
@@ -185,10 +186,18 @@ def _file(url: str, shown: str, host: str) -> str:
             "store", shown, "a database in memory would not be shared by the connections, let alone by processes",
             "Name a file, as in 'sqlite:///sessions.db', or use 'memory://' for one process",
         )  # fmt: skip
-    if Path(path).is_dir():
-        raise ConfigurationError("store", shown, "it is a folder", "Name a file in it, as in 'sqlite:///sessions.db'")
-    if not Path(path).absolute().parent.is_dir():
-        raise ConfigurationError("store", shown, "its folder does not exist", f"Create {Path(path).absolute().parent}")
+    folder = Path(path).absolute().parent
+    try:
+        if Path(path).is_dir():
+            raise ConfigurationError(
+                "store", shown, "it is a folder", "Name a file in it, as in 'sqlite:///sessions.db'"
+            )
+        if not folder.is_dir():
+            raise ConfigurationError("store", shown, "its folder does not exist", f"Create {folder}")
+    except PermissionError:
+        raise ConfigurationError(
+            "store", shown, f"{folder} may not be entered", "Let the user of this process in, or name another folder"
+        ) from None
     return path
 
 
