@@ -19,6 +19,7 @@ from typing import Any, cast
 import pytest
 
 from coatcheck import Settings, open_store, open_sync_store
+from coatcheck.asgi import ASGIApp
 from coatcheck.errors import ConfigurationError, SessionGone, StoreUnavailable
 from coatcheck.record import Record, Renewal
 from coatcheck.stores.redis.store import NearRedisStore
@@ -392,13 +393,21 @@ def opens(record: Record | None, secret_hash: str) -> bool:
     return record is not None and record.accepts(secret_hash, record.read_at_ms)
 
 
+@pytest.fixture
+def shops(proxy: Proxy, prefix: str, valkey_url: str, open_store: URLOpener) -> tuple[ASGIApp, ASGIApp]:
+    """Two of one fleet, the first of which never hears what the other does."""
+    proxy.swallows_news = True
+    return (
+        shop(open_store(f"{proxy.url}?prefix={prefix}&timeout=5&{LONG}")),
+        shop(open_store(f"{valkey_url}&{LONG}")),
+    )
+
+
 async def test_whoever_is_served_from_memory_cannot_write_to_a_session_that_has_ended(
-    proxy: Proxy, prefix: str, valkey_url: str, open_store: URLOpener
+    shops: tuple[ASGIApp, ASGIApp],
 ) -> None:
     """R8, with a cache that has not heard of the logout."""
-    proxy.swallows_news = True
-    here = shop(open_store(f"{proxy.url}?prefix={prefix}&timeout=5&{LONG}"))
-    there = shop(open_store(f"{valkey_url}&{LONG}"))
+    here, there = shops
     async with Browser(here) as visitor, Browser(there) as elsewhere:
         await visitor.post("/login?user=garimoo")
         await visitor.get("/page")
@@ -411,12 +420,10 @@ async def test_whoever_is_served_from_memory_cannot_write_to_a_session_that_has_
 
 
 async def test_a_browser_reads_what_it_wrote_on_another_server(
-    proxy: Proxy, prefix: str, valkey_url: str, open_store: URLOpener
+    shops: tuple[ASGIApp, ASGIApp],
 ) -> None:
     """Though no news of it arrives, ever."""
-    proxy.swallows_news = True
-    here = shop(open_store(f"{proxy.url}?prefix={prefix}&timeout=5&{LONG}"))
-    there = shop(open_store(f"{valkey_url}&{LONG}"))
+    here, there = shops
     async with Browser(here) as visitor, Browser(there) as elsewhere:
         await visitor.post("/put?n=0")
         for number in range(1, 6):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Annotated, Literal
@@ -65,12 +67,9 @@ def show(
     unlogged
         On PostgreSQL, tables without a write-ahead log: cheaper to write, and empty after a crash.
     """
-    try:
-        texts = statements(_DIALECTS[dialect](), prefix, unlogged=unlogged)
-    except ConfigurationError as mistake:
-        return _failed(mistake, EXIT_USAGE)
-    print("".join(f"{text};\n\n" for text in texts), end="")
-    return EXIT_OK
+    return _told(
+        lambda: "\n\n".join(f"{text};" for text in statements(_DIALECTS[dialect](), prefix, unlogged=unlogged)) + "\n"
+    )
 
 
 @schema.command
@@ -82,18 +81,13 @@ def create(url: str, /) -> int:
     url
         The store's URL, with the options that the web servers use, such as ?prefix= and ?durability=unlogged.
     """
-    try:
-        store = SyncSQLStore.from_url(url)
-        try:
+
+    def create_tables() -> str:
+        with closing(SyncSQLStore.from_url(url)) as store:
             created = store.create_tables(timeout=60)
-        finally:
-            store.close()
-    except ConfigurationError as mistake:
-        return _failed(mistake, EXIT_USAGE)
-    except CoatcheckError as failure:
-        return _failed(failure, EXIT_FAILED)
-    print("The tables have been created." if created else "The tables are there already.")
-    return EXIT_OK
+        return "The tables have been created." if created else "The tables are there already."
+
+    return _told(create_tables)
 
 
 @sweep.default
@@ -112,9 +106,10 @@ def sweep_database(url: str, /, *, batch: int = BATCH, seconds: float = 60.0) ->
     seconds
         When to stop, even if there are more.
     """
-    end = monotonic() + seconds
-    removed = 0
-    try:
+
+    def remove() -> str:
+        end = monotonic() + seconds
+        removed = 0
         if batch < 1:
             raise ConfigurationError("--batch", batch, "not a number of sessions", "Use 1 or more")
         target = Target.parse(url)
@@ -122,8 +117,7 @@ def sweep_database(url: str, /, *, batch: int = BATCH, seconds: float = 60.0) ->
             raise ConfigurationError(
                 "URL", target.shown, "there is no such file", "Name the one that the web servers use"
             )
-        store = SyncSQLStore.from_url(url)
-        try:
+        with closing(SyncSQLStore.from_url(url)) as store:
             while monotonic() < end:
                 began = monotonic()
                 some = store.sweep(batch=batch, timeout=max(1.0, end - monotonic()))
@@ -131,13 +125,20 @@ def sweep_database(url: str, /, *, batch: int = BATCH, seconds: float = 60.0) ->
                 if some < batch:
                     break
                 sleep(REST * (monotonic() - began))
-        finally:
-            store.close()
+        return f"{removed} expired sessions removed."
+
+    return _told(remove)
+
+
+def _told(do: Callable[[], str]) -> int:
+    """Do it, print what it says, or what went wrong, and give the exit code."""
+    try:
+        said = do()
     except ConfigurationError as mistake:
         return _failed(mistake, EXIT_USAGE)
     except CoatcheckError as failure:
         return _failed(failure, EXIT_FAILED)
-    print(f"{removed} expired sessions removed.")
+    print(said)
     return EXIT_OK
 
 
