@@ -39,7 +39,7 @@ from benchmarks import _harness as harness
 from benchmarks import _sessions as sessions
 from coatcheck.stores.redis import RedisStore
 from coatcheck.stores.redis.address import Address
-from coatcheck.stores.redis.wire import Wires
+from coatcheck.stores.redis.wires import Wires
 
 OURS = "coatcheck"
 REDIS_PY = "redis-py"

@@ -6,13 +6,23 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from mypy_extensions import mypyc_attr
+
 from coatcheck.codec import Codec
 from coatcheck.cookie import finish_headers
 from coatcheck.errors import CoatcheckError, ConfigurationError
 from coatcheck.events import Observer
 from coatcheck.manager import AsyncSession, SessionManager
 from coatcheck.observers.logs import log
-from coatcheck.responses import HEADERS_SENT, REFUSALS, answer_to, as_bytes, refuse_first_look, response_started
+from coatcheck.responses import (
+    HEADERS_SENT,
+    REFUSALS,
+    ResponseReplaced,
+    answer_to,
+    as_bytes,
+    refuse_first_look,
+    response_started,
+)
 from coatcheck.settings import Settings
 from coatcheck.stores.interface import AsyncStore
 
@@ -23,6 +33,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SessionMiddleware:
     """Gives each http and websocket request its session, as a mapping, at `scope["session"]`.
 
@@ -74,7 +85,7 @@ class SessionMiddleware:
             if self._eager and session.ticket is not None:
                 await manager.load(session)
             await self.app(scope, receive, response)
-        except _ResponseReplaced:
+        except ResponseReplaced:
             return
         except REFUSALS as error:
             if response.started or response.replaced:
@@ -140,7 +151,7 @@ class _Response:
     def __call__(self, message: Message) -> Awaitable[None]:
         if self.replaced:
             # An endless stream must not go on for nobody, nor background tasks run for what was refused.
-            raise _ResponseReplaced
+            raise ResponseReplaced
         if message["type"] != self._start:
             return self._send(message)
         if not self._manager.is_settled(self._session):
@@ -189,15 +200,11 @@ class _Greeting:
         return await self._receive()
 
 
-class _ResponseReplaced(OSError):
-    """What a server raises when nobody listens any more, which frameworks know to be the end of a stream."""
-
-
 def _comes_of_replacing(error: BaseException) -> bool:
-    """Whether this is what the framework or a group of tasks made of `_ResponseReplaced`, which is no news."""
+    """Whether this is what the framework or a group of tasks made of `ResponseReplaced`, which is no news."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_comes_of_replacing, error.exceptions))
-    return isinstance(error, _ResponseReplaced) or isinstance(error.__context__, _ResponseReplaced)
+    return isinstance(error, ResponseReplaced) or isinstance(error.__context__, ResponseReplaced)
 
 
 async def _answer(error: CoatcheckError, scope: Scope, send: Send) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mypy_extensions import mypyc_attr
+
 from coatcheck.settings import CookieSettings
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Cookie:
     """Reads and writes one cookie. Names match by exact bytes, as a browser that enforces `__Host-` matches them.
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
-
 from coatcheck.cookie import Cookie
 from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal, created
 from coatcheck.session import NO_DELTA, Before, Delta, Session
@@ -47,7 +45,7 @@ def refusal_of(ticket: Ticket, record: Record) -> str:
     return ""
 
 
-class Plan(Struct):
+class Plan:
     """What the store must do at the end of a request, in this order. At most one of `create` and `update` is set.
 
     Attributes:
@@ -62,15 +60,28 @@ class Plan(Struct):
         ticket: what the browser is to hold afterwards.
     """
 
-    delete: str | None = None
-    create: NewRecord | None = None
-    update: Changes | None = None
-    essential: bool = True
-    ticket: Ticket | None = None
-    shown: Ticket | None = None
-    delta: Delta = NO_DELTA
-    session: Session | None = None
-    before: Before | None = None
+    __slots__ = ("before", "create", "delete", "delta", "essential", "session", "shown", "ticket", "update")
+
+    def __init__(
+        self,
+        *,
+        delete: str | None = None,
+        create: NewRecord | None = None,
+        update: Changes | None = None,
+        essential: bool = True,
+        ticket: Ticket | None = None,
+        shown: Ticket | None = None,
+        delta: Delta = NO_DELTA,
+    ) -> None:
+        self.delete = delete
+        self.create = create
+        self.update = update
+        self.essential = essential
+        self.ticket = ticket
+        self.shown = shown
+        self.delta = delta
+        self.session: Session | None = None
+        self.before: Before | None = None
 
     def refused(self) -> None:
         """The store did nothing of it: the session counts as changed again."""

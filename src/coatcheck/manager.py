@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 
+from mypy_extensions import mypyc_attr
+
 from coatcheck.codec import Codec, JSONCodec
 from coatcheck.cookie import SEEN, Cookie
 from coatcheck.errors import (
@@ -50,6 +52,7 @@ LEAST_TIME = 0.05
 """Seconds that are left for each step at least: the time that a busy event loop took must not count as the store's."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ManagedSession(Session):
     """A request's `Session`, with what a manager notes of it."""
 
@@ -71,6 +74,7 @@ class ManagedSession(Session):
         return [each for each in (self.set_cookie, self.set_seen) if each is not None]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AsyncSession(ManagedSession):
     """A `Session` that can go to the store and back in the middle of a request."""
 
@@ -128,6 +132,7 @@ def check_store(store: object, opener: str) -> None:
             )  # fmt: skip
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SessionManager:
     """Finds, loads and commits sessions for asynchronous applications. One per application.
 

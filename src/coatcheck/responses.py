@@ -24,6 +24,10 @@ REFUSALS = (SessionGone, Conflict, CorruptRecord, StoreError)
 """What is answered in place of the application. Everything else is the application's own business."""
 
 
+class ResponseReplaced(OSError):
+    """What a server raises when nobody listens any more, which frameworks know to be the end of a stream."""
+
+
 class Answer(Struct, frozen=True):
     """Why nothing was stored, in words for a user. It has no cookie, so that the browser keeps what it has.
 

@@ -6,29 +6,32 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
-from msgspec import Struct
+from mypy_extensions import mypyc_attr
 
 from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField
-from coatcheck.record import Applied, Record, discreetly, entry_field, is_text, retained
+from coatcheck.record import Applied, Record, entry_field, is_text, retained
 from coatcheck.ticket import Ticket
 
 
-class Delta(Struct, frozen=True, gc=False):
+class Delta:
     """What a handler did to a session's fields. No field is in more than one of sets, deletes and increments."""
 
-    retain: tuple[str, ...] | None = None
-    sets: dict[str, str] = {}
-    deletes: tuple[str, ...] = ()
-    increments: dict[str, int] = {}
+    __slots__ = ("deletes", "increments", "retain", "sets")
 
-    __repr__ = discreetly
+    def __init__(
+        self, retain: tuple[str, ...] | None, sets: dict[str, str], deletes: tuple[str, ...], increments: dict[str, int]
+    ) -> None:
+        self.retain = retain
+        self.sets = sets
+        self.deletes = deletes
+        self.increments = increments
 
     def __bool__(self) -> bool:
         return bool(self.sets or self.deletes or self.increments or self.retain is not None)
 
 
-NO_DELTA = Delta()
+NO_DELTA = Delta(None, {}, (), {})
 
 
 class _Pending:
@@ -78,22 +81,24 @@ class _Pending:
         self.added.pop(name, None)
 
 
-class Before(Struct, frozen=True, gc=False):
+class Before:
     """What a session was before `Session.advance`; only `Session.take_back` looks into it."""
 
-    ticket: Ticket | None
-    record: Record | None
-    fields: dict[str, str] | None
-    seen: dict[str, Any]
-    pending: _Pending | None
-    renew: bool
-    unchanged: bool
-    owner: str | None
-    ended: str | None
+    __slots__ = ("ended", "fields", "owner", "pending", "record", "renew", "seen", "ticket", "unchanged")
 
-    __repr__ = discreetly
+    def __init__(self, session: Session) -> None:
+        self.ticket = session.ticket
+        self.record = session._record
+        self.fields = session._fields
+        self.seen = session._seen
+        self.pending = session._pending
+        self.renew = session._renew
+        self.unchanged = session._unchanged
+        self.owner = session._owner
+        self.ended = session._ended
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Session(MutableMapping[str, Any]):
     """One user's session, as a mapping of field names to values.
 
@@ -362,10 +367,7 @@ class Session(MutableMapping[str, Any]):
         Returns:
             what `take_back` needs.
         """
-        before = Before(
-            self.ticket, self._record, self._fields, self._seen, self._pending, self._renew, self._unchanged, self._owner,
-            self._ended,
-        )  # fmt: skip
+        before = Before(self)
         fields = self.stored_fields | delta.sets
         seen, pending = self._seen, self._pending
         if pending is not None:

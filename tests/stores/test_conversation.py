@@ -100,7 +100,7 @@ def test_everybody_gets_their_own_replies_however_the_bytes_are_split(
         waiter = Waiter()
         waiter.gone = gives_up
         waiters.append(waiter)
-        conversation.line.append(Request(waiter, len(answers), whole, 0.0, 1.0))
+        conversation.line.append(Request(waiter, len(answers), whole, 0.0, 1.0, []))
         if pushes:
             stream += b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n"
         stream += b"".join(map(resp, answers))
@@ -125,7 +125,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_conversation(
     conversation = Conversation()
     stream = b""
     for answers, _ in asked:
-        conversation.line.append(Request(Waiter(), len(answers), whole, 0.0, 1.0))
+        conversation.line.append(Request(Waiter(), len(answers), whole, 0.0, 1.0, []))
         stream += b"".join(map(resp, answers))
     with pytest.raises(Leave):
         for piece in in_pieces(stream + resp(surplus), cuts):
@@ -136,7 +136,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_conversation(
 def test_bytes_of_any_kind_are_replies_or_end_the_conversation(noise: bytes, cuts: list[int]) -> None:
     conversation = Conversation()
     waiter = Waiter()
-    conversation.line.append(Request(waiter, 1, whole, 0.0, 1.0))
+    conversation.line.append(Request(waiter, 1, whole, 0.0, 1.0, []))
     try:
         for piece in in_pieces(noise, cuts):
             conversation.hear(piece)

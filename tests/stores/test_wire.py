@@ -18,7 +18,8 @@ import pytest
 from coatcheck.errors import ForeignReply
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.transport import Command, ExchangeFailed
-from coatcheck.stores.redis.wire import Wire, Wires
+from coatcheck.stores.redis.wire import Wire
+from coatcheck.stores.redis.wires import Wires
 from tests.servers.clock import fair_time
 from tests.servers.processes import eventually
 from tests.servers.proxy import Proxy

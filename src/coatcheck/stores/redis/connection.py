@@ -73,10 +73,8 @@ class Connection(asyncio.Protocol):
         later at most) or when the connection is lost.
         """
         waiter: asyncio.Future[T] = self._future()
-        request = Request(waiter, wanted, read, now, deadline)
-        if self._near is not None:
-            request.replies = Told(self, now)
-        self.line.append(request)
+        replies: list[Any] = [] if self._near is None else Told(self, now)
+        self.line.append(Request(waiter, wanted, read, now, deadline, replies))
         self._out.append(packed)
         self._unsent += 1
         if not self._flush_due:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import hiredis
-from msgspec import Struct
 
 from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, Packed, Read
 
@@ -37,7 +36,7 @@ class Waiter(Protocol):
         ...
 
 
-class Request(Struct):
+class Request:
     """One place in the line.
 
     Attributes:
@@ -49,13 +48,18 @@ class Request(Struct):
         spared: whether it has been let off its deadline once.
     """
 
-    waiter: Waiter
-    wanted: int
-    read: Read[Any]
-    sent_at: float
-    deadline: float
-    replies: list[Any] = []
-    spared: bool = False
+    __slots__ = ("deadline", "read", "replies", "sent_at", "spared", "waiter", "wanted")
+
+    def __init__(
+        self, waiter: Waiter, wanted: int, read: Read[Any], sent_at: float, deadline: float, replies: list[Any]
+    ) -> None:
+        self.waiter = waiter
+        self.wanted = wanted
+        self.read = read
+        self.sent_at = sent_at
+        self.deadline = deadline
+        self.replies = replies
+        self.spared = False
 
 
 class Conversation:

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import redis.asyncio as client
+from mypy_extensions import mypyc_attr
 
 from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.stores.redis.address import Target
@@ -18,12 +19,13 @@ from coatcheck.stores.redis.pooled import PooledTransport
 from coatcheck.stores.redis.topologies import topology_of
 from coatcheck.stores.redis.transport import ExchangeFailed, Transport
 from coatcheck.stores.redis.verbs import Exchange, Steps, Verbs
-from coatcheck.stores.redis.wire import PerLoop, Wires
+from coatcheck.stores.redis.wires import PerLoop, Wires
 from coatcheck.stores.steps import follow, time_left
 
 T = TypeVar("T")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RedisStore:
     """Sessions in Redis (6 or later) or Valkey, outside the web servers: any server serves any user.
 

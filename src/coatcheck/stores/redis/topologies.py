@@ -26,7 +26,7 @@ def topology_of(target: Target) -> Topology:
 
 
 class Single:
-    """One server, always the same. It is here for what takes more than one connection; else `wire.Wires` is quicker."""
+    """One server, always the same. It is here for what takes more than one connection; else `wires.Wires` is quicker."""
 
     fresh_for = inf
 

@@ -12,7 +12,6 @@ from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from coatcheck.errors import CorruptRecord, OutcomeUnknown, SessionGone, StoreUnavailable
@@ -27,7 +26,7 @@ from coatcheck.ticket import is_session_id
 T = TypeVar("T")
 
 
-class Exchange(Struct, Generic[T], frozen=True):
+class Exchange(Generic[T]):
     """Commands that go out together.
 
     Attributes:
@@ -38,10 +37,19 @@ class Exchange(Struct, Generic[T], frozen=True):
             repeat, and have the same operation id. `None` for commands that may be repeated as they are.
     """
 
-    session_id: str
-    commands: list[Command]
-    read: Read[T]
-    again: Callable[[], list[Command]] | None = None
+    __slots__ = ("again", "commands", "read", "session_id")
+
+    def __init__(
+        self,
+        session_id: str,
+        commands: list[Command],
+        read: Read[T],
+        again: Callable[[], list[Command]] | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self.commands = commands
+        self.read = read
+        self.again = again
 
 
 Steps: TypeAlias = Generator[Exchange[Any], Any, T]

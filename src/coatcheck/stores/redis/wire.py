@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from itertools import islice
 from time import monotonic
 from typing import TypeVar
@@ -13,11 +13,10 @@ from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.connection import Connection
 from coatcheck.stores.redis.conversation import pack
 from coatcheck.stores.redis.evicting import EvictionWarning
-from coatcheck.stores.redis.forking import tell_when_forked
 from coatcheck.stores.redis.gate import Gate
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.resolver import resolver
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Transport, whole
+from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, whole
 
 T = TypeVar("T")
 
@@ -225,61 +224,3 @@ async def _dial(address: Address, timeout: float) -> socket.socket:
 
 _WAITING_ROOM = 16_384
 """How many may wait; further ones are refused at once rather than kept for nothing."""
-
-
-class PerLoop:
-    """A transport for any event loop: each gets one of its own, and so does a forked process.
-
-    Args:
-        make: makes the transport of the running loop.
-    """
-
-    def __init__(self, make: Callable[[], Transport]) -> None:
-        self._make = make
-        self._wires: dict[asyncio.AbstractEventLoop, Transport] = {}
-        # The last one used and its loop, in one attribute: threads with loops of their own may share a store.
-        self._latest: tuple[asyncio.AbstractEventLoop | None, Transport | None] = (None, None)
-        tell_when_forked(self)
-
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
-        """See `Transport.exchange`."""
-        loop, wire = self._latest
-        if wire is None or loop is not asyncio.get_running_loop():
-            wire = self._wire_of_this_loop()
-        return wire.exchange(commands, read, timeout=timeout)
-
-    async def close(self) -> None:
-        """Break off this loop's connections."""
-        wire = self._wires.pop(asyncio.get_running_loop(), None)
-        self._latest = (None, None)
-        if wire is not None:
-            await wire.close()
-
-    def forked(self) -> None:
-        """See `forking`. The parent's sockets are the parent's."""
-        self._wires = {}
-        self._latest = (None, None)
-
-    def _wire_of_this_loop(self) -> Transport:
-        loop = asyncio.get_running_loop()
-        for other in [other for other in list(self._wires) if other.is_closed()]:
-            self._wires.pop(other, None)
-        wire = self._wires[loop] = self._wires.get(loop) or self._make()
-        self._latest = (loop, wire)
-        return wire
-
-
-class Wires(PerLoop):
-    """A transport to one server for any event loop. Arguments are those of `Wire`."""
-
-    def __init__(
-        self,
-        address: Address,
-        *,
-        timeout: float,
-        most: int = 4096,
-        heartbeat: float = 10.0,
-        near: NearCache | None = None,
-    ) -> None:
-        super().__init__(lambda: Wire(address, timeout=timeout, most=most, heartbeat=heartbeat, near=near))
-        self.address = address
