@@ -35,7 +35,7 @@ class Cookie:
         start = self._start
         found = []
         for header, line in headers:
-            if header == b"cookie" and start in line:
+            if header == b"cookie":
                 for pair in line.split(b";"):
                     if not pair.startswith(start):
                         pair = pair.lstrip(b" \t")

@@ -14,6 +14,7 @@ from coatcheck.record import Applied, Record, entry_field, is_text, retained
 from coatcheck.ticket import Ticket
 
 
+@mypyc_attr(acyclic=True)
 class Delta:
     """What a handler did to a session's fields. No field is in more than one of sets, deletes and increments."""
 
@@ -164,6 +165,13 @@ class Session(MutableMapping[str, Any]):
             if name in pending.added:
                 return self._decoded(fields, name, absent=0) + pending.added[name]
         return self._decoded(fields, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field's value; `default` if there is none, or none that can be decoded."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a field. Raises `UnstorableValue` at once for a value that would not come back unchanged."""

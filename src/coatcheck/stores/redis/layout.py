@@ -42,9 +42,23 @@ class Script:
     def __init__(self, name: str) -> None:
         self.text = files("coatcheck.stores.redis").joinpath(name).read_text("utf-8")
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self._start = f"\r\n$7\r\nEVALSHA\r\n$40\r\n{self.sha}\r\n$1\r\n1\r\n"
 
     def command(self, key: str, *arguments: str | int) -> Command:
         return ("EVALSHA", self.sha, 1, key, *arguments)
+
+    def commands(self, key: str, arguments: list[str]) -> list[Command]:
+        """The one command, packed already if that is a matter of joining texts."""
+        commands = Packed()
+        commands.append(("EVALSHA", self.sha, 1, key, *arguments))
+        parts = [f"*{len(arguments) + 4}{self._start}${len(key)}\r\n{key}\r\n"]
+        for argument in arguments:
+            parts.append(f"${len(argument)}\r\n{argument}\r\n")
+        text = "".join(parts)
+        if not text.isascii():  # its lengths are counted in bytes
+            return list(commands)
+        commands.data = text.encode()
+        return commands
 
     def with_text(self, command: Command) -> Command:
         return ("EVAL", self.text, *command[2:])
@@ -182,7 +196,7 @@ class Layout:
             raise SessionExists(new.session_id)
         return Applied(reply[1], reply[2])
 
-    def update(self, session_id: str, changes: Changes) -> Command:
+    def update(self, session_id: str, changes: Changes) -> list[Command]:
         sets, deletes, increments, retain = changes.sets, changes.deletes, changes.increments, changes.retain
         renewal = "- 0 -"
         if changes.renewal is not None:
@@ -194,10 +208,15 @@ class Layout:
             f"{changes.idle_ms} {changes.absolute_ms or 0} {renewal} "
             f"{-1 if retain is None else len(retain)} {len(sets)} {len(deletes)} {len(increments)}"
         )
-        return UPDATE.command(
-            self.session_key(session_id), order, changes.owner or "",
-            *(retain or ()), *_pairs(sets), *deletes, *_pairs(increments),
-        )  # fmt: skip
+        arguments = [order, changes.owner or ""]
+        if retain is not None:
+            arguments += retain
+        for name, text in sets.items():
+            arguments += (name, text)
+        arguments += deletes
+        for name, addend in increments.items():
+            arguments += (name, str(addend))
+        return UPDATE.commands(self.session_key(session_id), arguments)
 
     def updated(self, session_id: str, changes: Changes, replies: list[Any]) -> Applied:
         reply, words = self._outcome(session_id, changes.operation or "-", replies)
@@ -310,7 +329,7 @@ _decode_life = Decoder(tuple[_Number, _Number, _Number, _Number, _Number, _Numbe
 
 def _life(text: str) -> tuple[int, int, int, int, int, int]:
     """The numbers in `@life`. Raises `DecodeError`."""
-    if text.strip("[0123456789,]"):  # JSON allows white space
+    if text.encode("utf-8", "replace").translate(None, b"[0123456789,]"):  # JSON allows white space
         raise DecodeError
     return _decode_life(text)
 

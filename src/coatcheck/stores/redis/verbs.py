@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -86,20 +85,13 @@ class Verbs:
         return self._confirmed(Exchange(new.session_id, commands, read, lambda: commands))
 
     def read(self, session_id: str) -> Exchange[Record | None]:
-        return Exchange(session_id, self.layout.read(session_id), partial(self._record, session_id))
-
-    def _record(self, session_id: str, replies: list[Any]) -> Record | None:
-        record = self.layout.record(session_id, replies)
-        if record is not None and self.near is not None:
-            self.near.keep(record, replies)
-        return record
+        return Exchange(session_id, self.layout.read(session_id), _Reading(self, session_id).read)
 
     def update(self, session_id: str, changes: Changes) -> Exchange[Applied]:
         if not is_session_id(session_id):  # the script would not know where it ends
             raise SessionGone(session_id)
-        read = partial(self.layout.updated, session_id, changes)
-        again = partial(self._updating_again, session_id, changes)
-        exchange = Exchange(session_id, self._updating(session_id, changes), read, again)
+        updating = _Updating(self.layout, session_id, changes)
+        exchange = Exchange(session_id, updating.commands(), updating.read, updating.again)
         return self._confirmed(exchange if self.near is None else self._kept_near(exchange, changes, self.near))
 
     def delete(self, session_id: str) -> Steps[bool]:
@@ -184,15 +176,6 @@ class Verbs:
         self.budget.successes += 1
         return answer
 
-    def _updating(self, session_id: str, changes: Changes) -> list[Command]:
-        update = self.layout.update(session_id, changes)
-        if changes.owner is None:
-            return [update]
-        return [self.layout.own(changes.owner, session_id, changes.absolute_ms or changes.idle_ms), update]
-
-    def _updating_again(self, session_id: str, changes: Changes) -> list[Command]:
-        return self._updating(session_id, changes.again())
-
     def _kept_near(self, exchange: Exchange[Applied], changes: Changes, near: NearCache) -> Exchange[Applied]:
         """The same commit, after which the session is read again in the same round trip, and kept.
 
@@ -263,6 +246,49 @@ class Verbs:
             return found
 
         return Exchange("", [part for each in session_ids for part in self.layout.read(each)], read)
+
+
+class _Reading:
+    """Makes the record of the replies to a read."""
+
+    __slots__ = ("_session_id", "_verbs")
+
+    def __init__(self, verbs: Verbs, session_id: str) -> None:
+        self._verbs = verbs
+        self._session_id = session_id
+
+    def read(self, replies: list[Any]) -> Record | None:
+        record = self._verbs.layout.record(self._session_id, replies)
+        if record is not None and self._verbs.near is not None:
+            self._verbs.near.keep(record, replies)
+        return record
+
+
+class _Updating:
+    """The commands of a commit, and what their replies mean."""
+
+    __slots__ = ("_changes", "_layout", "_session_id")
+
+    def __init__(self, layout: Layout, session_id: str, changes: Changes) -> None:
+        self._layout = layout
+        self._session_id = session_id
+        self._changes = changes
+
+    def commands(self) -> list[Command]:
+        changes = self._changes
+        update = self._layout.update(self._session_id, changes)
+        if changes.owner is None:
+            return update
+        return [
+            self._layout.own(changes.owner, self._session_id, changes.absolute_ms or changes.idle_ms),
+            *update,
+        ]
+
+    def again(self) -> list[Command]:
+        return _Updating(self._layout, self._session_id, self._changes.again()).commands()
+
+    def read(self, replies: list[Any]) -> Applied:
+        return self._layout.updated(self._session_id, self._changes, replies)
 
 
 def _nothing(_: list[Any]) -> None:
