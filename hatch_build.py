@@ -32,7 +32,7 @@ from setuptools import setup
 setup(
     name="coatcheck",
     packages=["coatcheck"],
-    ext_modules=mypycify(["--config-file=", "--strict", *sys.argv[1:]], opt_level="3", debug_level="0"),
+    ext_modules=mypycify(["--config-file=", "--strict", *sys.argv[1:]], opt_level="2", debug_level="0"),
     script_args=["build_ext", "--inplace"],
 )
 """

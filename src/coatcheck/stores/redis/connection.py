@@ -1,7 +1,7 @@
 """One connection to a server, shared by all requests of an event loop.
 
-What the requests of one tick of the loop send goes out in one write, and their replies come back in one read, so a busy
-process pays for a system call once per tick and not once per command. A request that is cancelled, or runs out of time,
+What the requests of one tick of the loop send goes out in one write, or one for every 32 of them, and their replies come
+back in one read, so a busy process pays for a system call once per tick and not once per command. A request that is cancelled, or runs out of time,
 leaves its place in the line standing (see `conversation`), so that its replies never reach another.
 """
 
@@ -77,7 +77,9 @@ class Connection(asyncio.Protocol):
         self.line.append(Request(waiter, wanted, read, now, deadline, replies))
         self._out.append(packed)
         self._unsent += 1
-        if not self._flush_due:
+        if len(self._out) >= _BATCH:  # the server begins with these while we make more
+            self._flush()
+        elif not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
         if not self._ticking:
@@ -193,6 +195,10 @@ class Connection(asyncio.Protocol):
             sign = self.send(pack([("PING",)]), 1, whole, now, now + self._timeout)
             sign.add_done_callback(lambda sign: sign.cancelled() or sign.exception())
             self._tick(self._often, often=True)
+
+
+_BATCH = 32
+"""Commands that go out before the tick is over."""
 
 
 def _fail(request: Request, error: ExchangeFailed) -> None:

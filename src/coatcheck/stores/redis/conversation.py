@@ -90,7 +90,7 @@ class Conversation:
         next_reply = self._reader.gets
         try:
             while (reply := next_reply()) is not NOTHING:
-                if type(reply) is hiredis.PushNotification:
+                if type(reply) is _Push:
                     if self._on_push is not None:
                         self._on_push(reply)
                     continue
@@ -116,7 +116,9 @@ class Conversation:
 
 def pack(commands: list[Command]) -> bytes:
     """The commands as the server reads them."""
-    return commands.data if type(commands) is Packed else b"".join(map(_pack, commands))
+    if type(commands) is Packed:
+        return commands.data
+    return _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
 
 
 def new_reader() -> hiredis.Reader:
@@ -124,5 +126,6 @@ def new_reader() -> hiredis.Reader:
     return hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ErrorReply, notEnoughData=NOTHING)
 
 
+_Push = hiredis.PushNotification
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
 NOTHING = object()

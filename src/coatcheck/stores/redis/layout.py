@@ -324,12 +324,13 @@ other, one that the server's access list causes for instance, part of a commit m
 # Few enough digits to be exact in Lua. `update.lua` accepts nothing else, or a session could be read that can never be
 # changed.
 _Number: TypeAlias = Annotated[int, Meta(ge=0, lt=10**15)]
+_KINDS = bytes(ord("0") if byte in b"[0123456789,]" else ord("!") for byte in range(256))
 _decode_life = Decoder(tuple[_Number, _Number, _Number, _Number, _Number, _Number]).decode
 
 
 def _life(text: str) -> tuple[int, int, int, int, int, int]:
     """The numbers in `@life`. Raises `DecodeError`."""
-    if text.encode("utf-8", "replace").translate(None, b"[0123456789,]"):  # JSON allows white space
+    if b"!" in text.encode("utf-8", "replace").translate(_KINDS):  # JSON allows white space
         raise DecodeError
     return _decode_life(text)
 
