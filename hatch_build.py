@@ -18,7 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
-    "ticket", "cookie", "codec", "session", "lifecycle", "manager", "asgi", "starlette",
+    "ticket", "cookie", "session", "lifecycle", "manager", "asgi", "starlette",
     "stores/redis/conversation", "stores/redis/connection", "stores/redis/wire", "stores/redis/layout",
     "stores/redis/verbs", "stores/redis/store",
 )  # fmt: skip

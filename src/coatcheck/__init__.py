@@ -4,7 +4,8 @@ You hand your coat over once and keep a small ticket. Whichever attendant you me
 """
 
 from coatcheck.manager import AsyncSession, SessionManager
-from coatcheck.session import FieldMap, Session
+from coatcheck.maps import FieldMap
+from coatcheck.session import Session
 from coatcheck.settings import AAL1, AAL2, AAL3, CookieSettings, Settings
 from coatcheck.stores.opening import open_store, open_sync_store
 from coatcheck.sync_manager import SyncSession, SyncSessionManager

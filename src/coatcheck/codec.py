@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from mypy_extensions import mypyc_attr
 
 from coatcheck.errors import UnstorableValue
 
@@ -43,7 +42,6 @@ class Codec(Protocol):
         ...
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class JSONCodec:
     """The default codec: JSON with tagged values. An integer is stored as Redis's HINCRBY wants it."""
 

@@ -27,9 +27,9 @@ from django.utils.module_loading import import_string
 from coatcheck.cookie import SEEN, TARGETED_CACHE_FIELDS
 from coatcheck.errors import CoatcheckError, ConfigurationError, InsecureCookieWarning, SessionExists, SessionGone
 from coatcheck.manager import ManagedSession, SessionManager
+from coatcheck.maps import FieldMap
 from coatcheck.observers.logs import log
 from coatcheck.responses import REFUSALS, answer_to
-from coatcheck.session import FieldMap
 from coatcheck.settings import LONGEST_MS, CookieSettings, Settings
 from coatcheck.stores.interface import AsyncStore, AsyncSweeping, SyncSweeping
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore

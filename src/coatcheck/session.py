@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,8 @@ from mypy_extensions import mypyc_attr
 
 from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField
-from coatcheck.record import Applied, Record, entry_field, is_text, retained
+from coatcheck.maps import FieldMap
+from coatcheck.record import Applied, Record, is_text, retained
 from coatcheck.ticket import Ticket
 
 
@@ -109,6 +110,9 @@ class Session(MutableMapping[str, Any]):
     A field's name is any non-empty string that does not begin with `@`. Values are what `coatcheck.codec` can carry.
     """
 
+    # What a handler passes is annotated as Any where we say ourselves what is wrong with it: compiled code would refuse it
+    # by its annotation, in words of its own.
+
     __slots__ = (
         "_codec",
         "_ended",
@@ -151,7 +155,7 @@ class Session(MutableMapping[str, Any]):
 
     # --- the mapping -------------------------------------------------------------------------------------------------
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: Any) -> Any:
         """The field's value. `KeyError` if there is none; `UnreadableField`, a `KeyError`, if it cannot be decoded."""
         fields = self._fields
         if fields is None or not self.looked_at:
@@ -166,14 +170,14 @@ class Session(MutableMapping[str, Any]):
                 return self._decoded(fields, name, absent=0) + pending.added[name]
         return self._decoded(fields, name)
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: Any, default: Any = None) -> Any:
         """The field's value; `default` if there is none, or none that can be decoded."""
         try:
             return self[name]
         except KeyError:
             return default
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: Any, value: Any) -> None:
         """Set a field. Raises `UnstorableValue` at once for a value that would not come back unchanged."""
         pending = self._change_of(name)
         pending.texts[name] = self._codec.encode(self._session_id_to_be(), name, value)
@@ -183,7 +187,7 @@ class Session(MutableMapping[str, Any]):
         pending.added.pop(name, None)
         pending.deleted.discard(name)
 
-    def __delitem__(self, name: str) -> None:
+    def __delitem__(self, name: Any) -> None:
         fields = self._look()
         if not self._has(fields, name):
             raise KeyError(name)
@@ -212,7 +216,7 @@ class Session(MutableMapping[str, Any]):
 
     # --- what a mapping lacks ----------------------------------------------------------------------------------------
 
-    def increment(self, name: str, by: int = 1) -> int:
+    def increment(self, name: Any, by: Any = 1) -> int:
         """Add `by` (may be negative) to an integer field, exactly, however many requests do so at once.
 
         A field that does not exist counts from 0.
@@ -254,7 +258,7 @@ class Session(MutableMapping[str, Any]):
             raise ValueError(f"map name {name!r}: use a non-empty name without '[' that does not begin with '@'")
         return FieldMap(self, name)
 
-    def renew(self, *, owner: str | None = None, keep: bool | Iterable[str] = ()) -> None:
+    def renew(self, *, owner: Any = None, keep: Any = ()) -> None:
         """Give the browser a new ticket and end the old one at once, on every server. The session id stays.
 
         Call it wherever somebody's rights change. At login pass `owner`: the fields that were stored for somebody
@@ -495,7 +499,7 @@ class Session(MutableMapping[str, Any]):
             self._pending = _Pending()
         return self._pending
 
-    def _change_of(self, name: str) -> _Pending:
+    def _change_of(self, name: Any) -> _Pending:
         """Where to note a change of this field; refused also if `name` cannot name one."""
         pending = self._change()
         if not isinstance(name, str) or not name or name[0] == "@":
@@ -512,7 +516,7 @@ class Session(MutableMapping[str, Any]):
         names.update(dict.fromkeys(pending.added))
         return names
 
-    def _has(self, fields: dict[str, str], name: str) -> bool:
+    def _has(self, fields: dict[str, str], name: Any) -> bool:
         pending = self._pending
         if pending is not None:
             if name in pending.written or name in pending.added:
@@ -531,7 +535,7 @@ class Session(MutableMapping[str, Any]):
             return False
         return True
 
-    def _decoded(self, fields: dict[str, str], name: str, absent: int | None = None) -> Any:
+    def _decoded(self, fields: dict[str, str], name: Any, absent: int | None = None) -> Any:
         """The value of a stored field, decoded once; `absent`, or `KeyError` without it, if there is no such field."""
         seen = self._seen
         if name in seen:
@@ -582,62 +586,3 @@ class Session(MutableMapping[str, Any]):
         fields = retained(self._fields or {}, names)
         self._see(fields, {name: value for name, value in self._seen.items() if name in fields})
         pending.deleted &= fields.keys()
-
-
-class FieldMap(MutableMapping[str, Any]):
-    """A map inside a session; see `Session.map`. It holds nothing itself: it is a view of the session's fields."""
-
-    __slots__ = ("_name", "_session")
-
-    def __init__(self, session: Session, name: str) -> None:
-        self._session = session
-        self._name = name
-
-    def __getitem__(self, key: str) -> Any:
-        try:
-            return self._session[self._sought(key)]
-        except UnreadableField:
-            raise
-        except KeyError:
-            raise KeyError(key) from None
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._session[self._field(key)] = value
-
-    def __delitem__(self, key: str) -> None:
-        try:
-            del self._session[self._sought(key)]
-        except KeyError:
-            raise KeyError(key) from None
-
-    def __iter__(self) -> Iterator[str]:
-        start = self._name + "["
-        return iter([field[len(start) : -1] for field in self._session if field.startswith(start) and field[-1] == "]"])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and entry_field(self._name, key) in self._session
-
-    def clear(self) -> None:
-        """Remove all entries that this request sees."""
-        for key in list(self):
-            del self[key]
-
-    def increment(self, key: str, by: int = 1) -> int:
-        """Add `by` to an entry, exactly; see `Session.increment`."""
-        return self._session.increment(self._field(key), by)
-
-    def __repr__(self) -> str:
-        return f"<map {self._name!r} of {self._session!r}>"
-
-    def _sought(self, key: object) -> str:
-        if not isinstance(key, str):  # 7 is not "7", though both would name the same field
-            raise KeyError(key)
-        return entry_field(self._name, key)
-
-    def _field(self, key: str) -> str:
-        if not isinstance(key, str):
-            raise BadFieldName(key)
-        return entry_field(self._name, key)

@@ -1,8 +1,8 @@
 """One connection to a server, shared by all requests of an event loop.
 
-What the requests of one tick of the loop send goes out in one write, or one for every 32 of them, and their replies come
-back in one read, so a busy process pays for a system call once per tick and not once per command. A request that is cancelled, or runs out of time,
-leaves its place in the line standing (see `conversation`), so that its replies never reach another.
+What the requests of one tick of the loop send goes out in one write, or one for every 32 of them, and their replies come back
+in one read, so a busy process pays for a system call once per tick and not once per command. A request that is cancelled, or
+runs out of time, leaves its place in the line standing (see `conversation`), so that its replies never reach another.
 """
 
 from __future__ import annotations

@@ -51,10 +51,8 @@ class Script:
         """The one command, packed already if that is a matter of joining texts."""
         commands = Packed()
         commands.append(("EVALSHA", self.sha, 1, key, *arguments))
-        parts = [f"*{len(arguments) + 4}{self._start}${len(key)}\r\n{key}\r\n"]
-        for argument in arguments:
-            parts.append(f"${len(argument)}\r\n{argument}\r\n")
-        text = "".join(parts)
+        text = f"*{len(arguments) + 4}{self._start}${len(key)}\r\n{key}\r\n"
+        text += "".join([f"${len(argument)}\r\n{argument}\r\n" for argument in arguments])
         if not text.isascii():  # its lengths are counted in bytes
             return list(commands)
         commands.data = text.encode()
