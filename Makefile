@@ -16,7 +16,7 @@ BENCH ?= asgi
 # Whether it is the compiled package that is tested or measured: make test COMPILED=1, make bench COMPILED=0
 COMPILED ?=
 WHEEL := build/compiled
-PACKAGE = $(if $(filter 1,$(COMPILED)),PYTHONPATH=$(CURDIR)/$(WHEEL))
+PACKAGE = $(if $(filter 1,$(COMPILED)),PYTHONPATH=$(CURDIR)/$(WHEEL) COATCHECK_COMPILED=1)
 
 comma := ,
 

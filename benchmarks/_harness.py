@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+import coatcheck.session
 from tests.servers.valkey import Valkey
 
 RESULTS = Path(__file__).parent / "results"
@@ -326,6 +327,11 @@ def show_target(
     return {"what": what, "measured": asdict(measured), "at_most": at_most, "at_least": at_least, "met": met}
 
 
+def is_compiled() -> bool:
+    """Whether what a request passes through is machine code; see `hatch_build.py`."""
+    return not str(coatcheck.session.__file__).endswith(".py")
+
+
 def environment(packages: Sequence[str]) -> dict[str, Any]:
     """What the figures depend on: nothing that names the machine or its user."""
     versions = {}
@@ -340,6 +346,7 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
         "packages": versions,
+        "coatcheck is compiled": is_compiled(),
     }
 
 
