@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
@@ -61,7 +61,7 @@ class SessionMiddleware:
         *,
         store: str | AsyncStore,
         settings: Settings | None = None,
-        load: Literal["eager", "explicit"] = "eager",
+        load: Any = "eager",
         codec: Codec | None = None,
         observers: Iterable[Observer] = (log,),
     ) -> None:

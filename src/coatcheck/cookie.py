@@ -1,8 +1,12 @@
-"""The cookies, of the ticket and of the freshness token: finding one in a request, writing it into a response."""
+"""The cookies, of the ticket and of the freshness token: finding one in a request, writing it into a response.
+
+Headers are annotated as Any, for compiled code: in ASGI any two byte strings are a pair.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mypy_extensions import mypyc_attr
 
@@ -27,7 +31,7 @@ class Cookie:
         self._write_end = age + where + how
         self._erase = f'{name}=""; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{where}{how}'
 
-    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    def find(self, headers: Iterable[Any]) -> list[bytes]:
         """All values of this cookie in a request's headers, as they were sent. More than one is somebody's trick.
 
         Only space and tab are trimmed: a name that differs by any other byte, Unicode space included, is another name.
@@ -58,9 +62,7 @@ SEEN = "-seen"
 that hands out a token may arrive after one with a new ticket, from a login beside it, and must not bring back the old one."""
 
 
-def finish_headers(
-    headers: Iterable[tuple[bytes, bytes]], *, looked_at: bool, set_cookies: Sequence[str]
-) -> list[tuple[bytes, bytes]]:
+def finish_headers(headers: Iterable[Any], *, looked_at: bool, set_cookies: Sequence[str]) -> list[Any]:
     """A response's headers as they must be for caches on the way not to mix up users.
 
     `Vary: Cookie` whenever the session was looked at; with a cookie of ours in it `Cache-Control: no-store`, unless it
@@ -84,7 +86,7 @@ def finish_headers(
     return headers
 
 
-def keeps_users_apart(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def keeps_users_apart(headers: Iterable[Any]) -> bool:
     """Whether a response with these headers may depend on the cookie: no cache gives it to another user."""
     headers = list(headers)
     if not _BY_COOKIE.isdisjoint(_words(headers, b"vary")):
@@ -93,7 +95,7 @@ def keeps_users_apart(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return bool(for_one) and not any(name.lower() in TARGETED_CACHE_FIELDS for name, _ in headers)
 
 
-def _words(headers: Iterable[tuple[bytes, bytes]], field: bytes) -> set[bytes]:
+def _words(headers: Iterable[Any], field: bytes) -> set[bytes]:
     """The comma-separated parts of a header field, in lower case."""
     return {part.strip().lower() for name, value in headers if name.lower() == field for part in value.split(b",")}
 

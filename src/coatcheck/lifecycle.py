@@ -7,7 +7,7 @@ The managers, sync and async, do what stands in brackets and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from coatcheck.cookie import Cookie
 from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal, created
@@ -18,7 +18,7 @@ from coatcheck.ticket import Ticket, new_operation_id, same_hash
 CookieAction: TypeAlias = Literal["write", "erase"] | None
 
 
-def ticket_of(headers: Iterable[tuple[bytes, bytes]], cookie: Cookie) -> tuple[Ticket | None, str]:
+def ticket_of(headers: Iterable[Any], cookie: Cookie) -> tuple[Ticket | None, str]:
     """The ticket that a request shows; or `None` and, if something unusable was shown, why it is refused."""
     values = cookie.find(headers)
     if not values:

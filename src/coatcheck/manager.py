@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 from mypy_extensions import mypyc_attr
 
@@ -182,11 +183,11 @@ class SessionManager:
                     "Give functions, such as coatcheck.observers.logs.log",
                 )  # fmt: skip
 
-    def session_for(self, headers: Iterable[tuple[bytes, bytes]]) -> AsyncSession:
+    def session_for(self, headers: Iterable[Any]) -> AsyncSession:
         """The session of a request with these headers, not yet loaded if the request shows a ticket."""
         return AsyncSession(self, self.ticket_of(headers))
 
-    def ticket_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Ticket | None:
+    def ticket_of(self, headers: Iterable[Any]) -> Ticket | None:
         """The ticket that a request with these headers shows, if it is one."""
         headers = tuple(headers) if self._seen_cookie is not None else headers
         ticket, refusal = ticket_of(headers, self.cookie)

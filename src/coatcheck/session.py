@@ -248,13 +248,13 @@ class Session(MutableMapping[str, Any]):
             pending.added[name] = added
         return total
 
-    def map(self, name: str) -> FieldMap:
+    def map(self, name: Any) -> FieldMap:
         """A map whose entries are fields of their own, so that two requests that change two entries both count.
 
         The entry `sku-42` of the map `cart` is the field `cart[sku-42]`. An ordinary dict in a field is one value:
         of two requests that change it at once the later wins.
         """
-        if not name or "[" in name or name.startswith("@"):
+        if not isinstance(name, str) or not name or "[" in name or name.startswith("@"):
             raise ValueError(f"map name {name!r}: use a non-empty name without '[' that does not begin with '@'")
         return FieldMap(self, name)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from mypy_extensions import mypyc_attr
-
 from coatcheck import asgi
 from coatcheck.asgi import ASGIApp
 from coatcheck.codec import Codec
@@ -22,7 +20,6 @@ _TWO_WEEKS = 14 * 86_400
 _LEFT_OUT = (None, _TWO_WEEKS, "/", "lax", True, None, None, "default")
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class SessionMiddleware(asgi.SessionMiddleware):
     """`starlette.middleware.sessions.SessionMiddleware` with sessions on the server.
 
