@@ -38,9 +38,9 @@ class Cookie:
         """
         start = self._start
         found = []
-        for header, line in headers:
-            if header == b"cookie":
-                for pair in line.split(b";"):
+        for header in headers:
+            if header[0] == b"cookie":
+                for pair in bytes(header[1]).split(b";"):
                     if not pair.startswith(start):
                         pair = pair.lstrip(b" \t")
                         if not pair.startswith(start):
@@ -78,8 +78,8 @@ def finish_headers(headers: Iterable[Any], *, looked_at: bool, set_cookies: Sequ
         if not stored_nowhere:
             headers.append((b"cache-control", b"no-store"))
     if looked_at or set_cookies:
-        for name, value in headers:
-            if name.lower() == b"vary" and not _BY_COOKIE.isdisjoint(_words([(name, value)], b"vary")):
+        for header in headers:
+            if header[0].lower() == b"vary" and not _BY_COOKIE.isdisjoint(_words([header], b"vary")):
                 break
         else:
             headers.append((b"vary", b"Cookie"))

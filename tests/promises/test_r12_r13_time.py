@@ -145,7 +145,8 @@ async def test_a_crowd_is_served_in_the_order_in_which_it_came(own_valkey: Valke
 
         took = await asyncio.gather(*(read(number) for number in range(CROWD)))
         assert max(took) <= DEADLINE + SLACK
-        assert served == list(range(len(served))), "first come, first served"
+        # On a machine that stands still for a moment some may run out of time in the middle; nobody overtakes.
+        assert served == sorted(served), "first come, first served"
         assert MOST <= len(served) < CROWD
         assert nobody_waits(store)
         proxy._latency = (0.0, 0.0)
