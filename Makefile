@@ -28,7 +28,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .PHONY: help lab demo test check bench compiled lock clean env-lab env-dev
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Options go into ARGS: make lab ARGS="--quick"    make test ARGS="-k logout"    make bench BENCH=transport'
 
@@ -59,7 +59,9 @@ $(WHEEL)/built: hatch_build.py pyproject.toml $(shell find src -name '*.py' -o -
 	@echo "Compiling coatcheck (a minute) …"
 	@rm -rf $(WHEEL)
 	@HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m pip --disable-pip-version-check --quiet install \
-		--no-deps --no-build-isolation --no-index --target $(WHEEL) .
+		--no-deps --no-build-isolation --no-index --target $(WHEEL) . || { \
+		echo "coatcheck was not compiled, see above. It needs a C compiler and the headers of Python; make test and make bench do without, with COMPILED=0" >&2; \
+		rm -rf $(WHEEL); exit 2; }
 	@touch $@
 
 lock: env-dev  ## choose the newest versions of everything and record their hashes

@@ -50,7 +50,7 @@ class Script:
     def commands(self, key: str, arguments: list[str]) -> list[Command]:
         """The one command, packed already if that is a matter of joining texts."""
         commands = Packed()
-        commands.append(("EVALSHA", self.sha, 1, key, *arguments))
+        commands.append(self.command(key, *arguments))
         text = f"*{len(arguments) + 4}{self._start}${len(key)}\r\n{key}\r\n"
         text += "".join([f"${len(argument)}\r\n{argument}\r\n" for argument in arguments])
         if not text.isascii():  # its lengths are counted in bytes
@@ -209,8 +209,7 @@ class Layout:
         arguments = [order, changes.owner or ""]
         if retain is not None:
             arguments += retain
-        for name, text in sets.items():
-            arguments += (name, text)
+        arguments += _pairs(sets)
         arguments += deletes
         for name, addend in increments.items():
             arguments += (name, str(addend))
