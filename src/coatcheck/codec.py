@@ -1,30 +1,15 @@
-"""How one field's value travels: JSON, so that people and other languages can read it, with tags for what JSON lacks.
-
-A tagged value is an object with a single key that begins with `@`: `{"@date": "2026-11-23"}`. A dict of the application
-that JSON cannot carry as an object (a key that is not a string, or a lone key beginning with `@`) travels as
-`{"@dict": [[key, value], …]}`, so every value comes back as what it was. Subclasses travel as their base: an `OrderedDict`
-comes back as a dict, an `IntEnum` as an int, and of a time zone its offset comes back. Nothing is ever evaluated, imported or
-unpickled.
-"""
+"""How one field's value travels: JSON, so that people and other languages can read it, with `tags` for what JSON lacks."""
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any, Protocol
-from uuid import UUID
 
-import msgspec
+from msgspec import DecodeError
+from msgspec.json import Decoder
+from mypy_extensions import mypyc_attr
 
 from coatcheck.errors import UnstorableValue
-
-_PLAIN = frozenset({str, bool, type(None)})
-_LONGEST_INT = 2000  # bits; Python itself reads and writes but so many digits (sys.set_int_max_str_digits)
-IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID})
-"""Types of values that cannot be changed in place, so need not be compared at the end of a request."""
+from coatcheck.tags import PLAIN, Unstorable, from_json, to_json, write_json
 
 COUNTER_RANGE = range(-(2**63), 2**63)
 """What a counter can hold: the integers of Redis's HINCRBY and of SQL's BIGINT."""
@@ -42,184 +27,40 @@ class Codec(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class JSONCodec:
     """The default codec: JSON with tagged values. An integer is stored as Redis's HINCRBY wants it."""
+
+    # Errors are raised outside the `except` of what caused them, which quotes values: compiled code has no `from None`.
 
     def encode(self, session_id: str, field: str, value: Any) -> str:
         kind = type(value)
         try:
-            if kind is not str and kind not in _PLAIN:
-                value = _to_json(value)
-            return _encode_json(value).decode()
-        except _Unstorable as problem:
-            raise UnstorableValue(field, problem.value, problem.reason) from None
+            if kind is not str and kind not in PLAIN:
+                value = to_json(value)
+            return write_json(value).decode()
+        except Unstorable as unstorable:
+            problem = UnstorableValue(field, unstorable.value, unstorable.reason)
         except RecursionError:
-            raise UnstorableValue(field, value, "it contains itself, or is nested too deeply") from None
+            problem = UnstorableValue(field, value, "it contains itself, or is nested too deeply")
         except UnicodeEncodeError:
-            raise UnstorableValue(
-                field, value, "it contains half a surrogate pair, which UTF-8 cannot express"
-            ) from None
+            problem = UnstorableValue(field, value, "it contains half a surrogate pair, which UTF-8 cannot express")
+        raise problem
 
     def decode(self, session_id: str, field: str, text: str) -> Any:
         try:
             value = _decode_json(text)
-            return _from_json(value) if '"@' in text else value  # no string begins with @: there is no tag
+            return from_json(value) if '"@' in text else value  # no string begins with @: there is no tag
         except ValueError as error:  # msgspec's errors, UnicodeEncodeError and everything that the tags raise
-            raise ValueError(_without_values(error)) from None
+            problem = _without_values(error)
         except (TypeError, LookupError, ArithmeticError, RecursionError) as error:
-            raise ValueError(type(error).__name__) from None
+            problem = type(error).__name__
+        raise ValueError(problem)
 
 
-def carry(kind: type, tag: str, write: Callable[[Any], str], read: Callable[[str], Any]) -> None:
-    """Have values of exactly this type travel as text under `tag`: for frameworks whose applications expect to store them."""
-    _TAGS[kind], _WRITE[tag], _READ[tag] = tag, write, _text(read)
-
-
-_encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder().decode
+_decode_json = Decoder().decode
 
 
 def _without_values(error: ValueError) -> str:
     """What is wrong with a stored text, without quoting the text: it may be confidential."""
-    return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
-
-
-class _Unstorable(Exception):
-    def __init__(self, value: object, reason: str) -> None:
-        self.value = value
-        self.reason = reason
-
-
-def _to_json(value: Any) -> Any:
-    """`value` as something that JSON can carry without loss."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if kind is int:
-        if value.bit_length() > _LONGEST_INT:
-            raise _Unstorable(value, f"an integer may have {_LONGEST_INT} bits at most")
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {"@float": repr(value)}
-    if kind is list:
-        return [_to_json(item) for item in value]
-    if kind is dict:
-        if any(type(key) is not str for key in value) or (len(value) == 1 and next(iter(value)).startswith("@")):
-            return {"@dict": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
-        return {key: _to_json(item) for key, item in value.items()}
-    tag = _TAGS.get(kind)
-    if tag is None:
-        for base in _BASES:
-            if isinstance(value, base):
-                if base in _TAGS:
-                    tag = _TAGS[base]
-                    break
-                return _to_json(_AS_BASE[base](value))
-        else:
-            raise _Unstorable(value, "its type cannot be stored")
-    return {tag: _WRITE[tag](value)}
-
-
-def _from_json(value: Any) -> Any:
-    """The inverse of `_to_json`."""
-    if type(value) is list:
-        return [_from_json(item) for item in value]
-    if type(value) is dict:
-        if len(value) == 1:
-            [(tag, content)] = value.items()
-            if tag.startswith("@"):
-                read = _READ.get(tag)
-                if read is None:
-                    raise ValueError("unknown tag")
-                return read(content)
-        return {key: _from_json(item) for key, item in value.items()}
-    return value
-
-
-def _write_items(items: Any) -> list[Any]:
-    """A set has no order of its own; give it one, so that equal sets have equal texts in every process."""
-    return sorted((_to_json(item) for item in items), key=_encode_json)
-
-
-def _write_time(value: time) -> str:
-    if value.tzinfo is not None and value.utcoffset() is None:
-        raise _Unstorable(value, "its time zone has no fixed offset; use a datetime, or a time without zone")
-    return value.isoformat()
-
-
-def _text(read: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """`read`, for content that must be a string: the constructors accept much else, and would guess."""
-
-    def checked(content: Any) -> Any:
-        if type(content) is not str:
-            raise ValueError("a tag with the wrong content")
-        return read(content)
-
-    return checked
-
-
-def _read_float(text: str) -> float:
-    return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[text]
-
-
-def _read_bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
-def _read_dict(pairs: Any) -> dict[Any, Any]:
-    return {_from_json(key): _from_json(item) for key, item in pairs}
-
-
-def _read_timedelta(content: Any) -> timedelta:
-    days, seconds, microseconds = content
-    return timedelta(days, seconds, microseconds)
-
-
-_TAGS: dict[type, str] = {
-    bytes: "@bytes",
-    datetime: "@datetime",
-    date: "@date",
-    time: "@time",
-    timedelta: "@timedelta",
-    Decimal: "@decimal",
-    UUID: "@uuid",
-    tuple: "@tuple",
-    set: "@set",
-    frozenset: "@frozenset",
-}
-_WRITE: dict[str, Callable[[Any], Any]] = {
-    "@bytes": lambda value: base64.b64encode(value).decode("ascii"),
-    "@datetime": datetime.isoformat,
-    "@date": date.isoformat,
-    "@time": _write_time,
-    "@timedelta": lambda value: [value.days, value.seconds, value.microseconds],
-    "@decimal": str,
-    "@uuid": str,
-    "@tuple": lambda value: [_to_json(item) for item in value],
-    "@set": _write_items,
-    "@frozenset": _write_items,
-}
-_READ: dict[str, Callable[[Any], Any]] = {
-    "@bytes": _text(_read_bytes),
-    "@datetime": _text(datetime.fromisoformat),
-    "@date": _text(date.fromisoformat),
-    "@time": _text(time.fromisoformat),
-    "@timedelta": _read_timedelta,
-    "@decimal": _text(Decimal),
-    "@uuid": _text(UUID),
-    "@tuple": lambda content: tuple(_from_json(item) for item in content),
-    "@set": lambda content: {_from_json(item) for item in content},
-    "@frozenset": lambda content: frozenset(_from_json(item) for item in content),
-    "@float": _text(_read_float),
-    "@html": _text(str),  # markup that Flask stored: plain text where nobody knows more of it
-    "@dict": _read_dict,
-}
-# In the order in which a subclass is recognised: a datetime is also a date.
-_BASES: tuple[type, ...] = (str, int, float, list, dict, *_TAGS)
-_AS_BASE: dict[type, Callable[[Any], Any]] = {
-    str: str.__str__,  # the plain text of a str subclass, whatever its own __str__ says
-    int: int.__int__,
-    float: float.__float__,
-    list: list,
-    dict: dict,
-}
+    return str(error) if isinstance(error, DecodeError) else type(error).__name__

@@ -9,7 +9,7 @@ from flask.sessions import SessionMixin
 from markupsafe import Markup
 from werkzeug.http import dump_cookie
 
-from coatcheck.codec import Codec, carry
+from coatcheck.codec import Codec
 from coatcheck.cookie import SEEN
 from coatcheck.errors import ConfigurationError
 from coatcheck.events import Observer
@@ -17,6 +17,7 @@ from coatcheck.manager import ManagedSession
 from coatcheck.observers.logs import log
 from coatcheck.responses import REFUSALS, Answer, finish_text_headers
 from coatcheck.settings import CookieSettings, Settings
+from coatcheck.tags import carry
 
 App = TypeVar("App", bound=Any)
 Manager = TypeVar("Manager")

@@ -8,10 +8,11 @@ from typing import Any
 
 from mypy_extensions import mypyc_attr
 
-from coatcheck.codec import COUNTER_RANGE, IMMUTABLE, Codec
+from coatcheck.codec import COUNTER_RANGE, Codec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField
 from coatcheck.maps import FieldMap
 from coatcheck.record import Applied, Record, is_text, retained
+from coatcheck.tags import IMMUTABLE
 from coatcheck.ticket import Ticket
 
 
