@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from msgspec.structs import replace
 
 from coatcheck.record import Record
-from coatcheck.stores.redis.near import GONE, NearCache, Told, as_seen, version_of
+from coatcheck.stores.redis.near import GONE, NearCache, as_seen, version_of
+from coatcheck.stores.redis.transport import Told
 
 KEYS = [f"session-{number:08}" for number in range(3)]
 PREFIX = "test:session:"

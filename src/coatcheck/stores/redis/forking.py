@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
@@ -10,12 +11,21 @@ from weakref import WeakSet
 class Forkable(Protocol):
     """What knows what to do in the child; nothing else runs there yet."""
 
-    def forked(self) -> None: ...
+    @property
+    def forked(self) -> Callable[[], None]: ...
 
 
 def tell_when_forked(transport: Forkable) -> None:
     """Have `forked` called in each child process, as long as the transport lives."""
     _all.add(transport)
+
+
+class AfterFork:
+    """The same for what is compiled and cannot be referred to weakly: it keeps this, and is told as long as it does."""
+
+    def __init__(self, forked: Callable[[], None]) -> None:
+        self.forked = forked
+        tell_when_forked(self)
 
 
 def _tell_all() -> None:

@@ -17,58 +17,39 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from coatcheck.record import Applied, FreshRead, Record
 from coatcheck.stores.redis.address import Target
-from coatcheck.stores.redis.forking import tell_when_forked
+from coatcheck.stores.redis.forking import AfterFork
 from coatcheck.stores.redis.layout import Layout
+from coatcheck.stores.redis.transport import Source, Told
 
 
-class Source(Protocol):
-    """A connection on which the server announces what has changed."""
-
-    def vouches(self) -> bool:
-        """Whether what was read over it, and is still kept, is true as far as anybody has heard.
-
-        It hears, before it answers, what has arrived.
-        """
-        ...
-
-
-class Told(list[Any]):
-    """Replies that came over a connection on which changes are announced.
+class _Kept:
+    """What is known of a session.
 
     Attributes:
-        source: the connection.
-        asked_at: when they were asked for, on `time.monotonic`. They are no older than that.
+        record: `None` if it is only known that older versions are out of date.
+        version: nothing older than this is taken in.
+        source, asked_at: as of the replies. Nobody vouches for what is not there.
+        known_at: when it was known at the latest that it had this version. What is asked after that is no older.
+        places: how much room it takes.
     """
 
-    __slots__ = ("asked_at", "source")
+    __slots__ = ("asked_at", "known_at", "places", "record", "source", "version")
 
-    def __init__(self, source: Source, asked_at: float) -> None:
+    def __init__(
+        self, record: Record | None, version: float, source: Source, asked_at: float, known_at: float, places: int
+    ) -> None:
+        self.record = record
+        self.version = version
         self.source = source
         self.asked_at = asked_at
-
-
-class _Kept(Struct, frozen=True):
-    """Attributes:
-    record: `None` if it is only known that older versions are out of date.
-    version: nothing older than this is taken in.
-    source, asked_at: as of the replies. Nobody vouches for what is not there.
-    known_at: when it was known at the latest that it had this version. What is asked after that is no older.
-    places: how much room it takes.
-    """
-
-    record: Record | None
-    version: float
-    source: Source
-    asked_at: float
-    known_at: float
-    places: int
+        self.known_at = known_at
+        self.places = places
 
 
 class NearCache:
@@ -94,7 +75,7 @@ class NearCache:
         self._prefix = prefix
         self.hits = self.misses = self.invalidations = self.emptied = 0
         self.forked()
-        tell_when_forked(self)
+        self._after_fork = AfterFork(self.forked)
 
     def forked(self) -> None:
         """Begin anew. In a forked process the connections are the parent's, and so is what they hear."""

@@ -19,6 +19,32 @@ class Packed(list[Command]):
     data: bytes
 
 
+class Source(Protocol):
+    """A connection on which the server announces what has changed."""
+
+    def vouches(self) -> bool:
+        """Whether what was read over it, and is still kept, is true as far as anybody has heard.
+
+        It hears, before it answers, what has arrived.
+        """
+        ...
+
+
+class Told(list[Any]):
+    """Replies that came over a connection on which changes are announced.
+
+    Attributes:
+        source: the connection.
+        asked_at: when they were asked for, on `time.monotonic`. They are no older than that.
+    """
+
+    __slots__ = ("asked_at", "source")
+
+    def __init__(self, source: Source, asked_at: float) -> None:
+        self.source = source
+        self.asked_at = asked_at
+
+
 Read: TypeAlias = Callable[[list[Any]], T]
 """Makes an answer of the replies to some commands. It may raise; one of `LEAVING` ends the connection."""
 

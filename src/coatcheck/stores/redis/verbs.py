@@ -18,8 +18,8 @@ from coatcheck.record import Applied, Changes, NewRecord, Record, is_text
 from coatcheck.stores.redis.confirming import CONFIRMATION, Unconfirmed, awaits_replica, is_confirmed
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown, with_script_text
-from coatcheck.stores.redis.near import GONE, NearCache, Told, freshness_token
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.stores.redis.near import GONE, NearCache, freshness_token
+from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Told
 from coatcheck.ticket import is_session_id
 
 T = TypeVar("T")

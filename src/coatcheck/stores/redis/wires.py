@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from coatcheck.stores.redis.address import Address
-from coatcheck.stores.redis.forking import tell_when_forked
+from coatcheck.stores.redis.forking import AfterFork
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.transport import Command, Read, Transport
 from coatcheck.stores.redis.wire import Wire
@@ -27,7 +27,7 @@ class PerLoop:
         self._wires: dict[asyncio.AbstractEventLoop, Transport] = {}
         # The last one used and its loop, in one attribute: threads with loops of their own may share a store.
         self._latest: tuple[asyncio.AbstractEventLoop | None, Transport | None] = (None, None)
-        tell_when_forked(self)
+        self._after_fork = AfterFork(self.forked)
 
     def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """See `Transport.exchange`."""
