@@ -38,9 +38,12 @@ def admit(session: Session, ticket: Ticket, record: Record | None) -> str:
 
 def refusal_of(ticket: Ticket, record: Record) -> str:
     """Why the ticket does not open the record, or `""`."""
-    if not record.accepts(ticket.secret_hash, record.read_at_ms):
+    now_ms = record.read_at_ms
+    # The present secret is looked at here first: `Record` is not compiled, and hardly anybody shows the previous one.
+    if not same_hash(ticket.secret_hash, record.secret_hash) and not record.accepts(ticket.secret_hash, now_ms):
         return "wrong secret"
-    if record.expires_ms <= record.read_at_ms:
+    deadline_ms = record.deadline_ms
+    if record.touched_ms + record.idle_ms <= now_ms or (deadline_ms is not None and deadline_ms <= now_ms):
         return "expired"
     return ""
 

@@ -10,10 +10,11 @@ import hiredis
 
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_socket import BlockingSocket
-from coatcheck.stores.redis.conversation import NOTHING, new_reader, pack
+from coatcheck.stores.redis.conversation import pack
 from coatcheck.stores.redis.evicting import Eviction
-from coatcheck.stores.redis.near import NearCache, Told
-from coatcheck.stores.redis.transport import LEAVING, ExchangeFailed, Read, whole
+from coatcheck.stores.redis.near import NearCache
+from coatcheck.stores.redis.replies import NOTHING, Replies
+from coatcheck.stores.redis.transport import LEAVING, ExchangeFailed, Read, Told, whole
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class BlockingConnection:
         address: the server.
         heartbeat: seconds of silence after which the system asks the other side for a sign of life.
         near: what keeps records that are read over it, and is told when they change.
-        ask: whether it vouches for them, for whoever has another connection or none; see `near.Source`.
+        ask: whether it vouches for them, for whoever has another connection or none; see `transport.Source`.
 
     Attributes:
         served: whether it has answered anything after the greeting.
@@ -45,7 +46,7 @@ class BlockingConnection:
         self._heartbeat = heartbeat
         self._near = near
         self._ask = ask
-        self._reader = new_reader()
+        self._reader = Replies()
         self._socket: BlockingSocket | None = None
         self._let_in = False
         self._closed = False
@@ -177,7 +178,7 @@ class BlockingConnection:
         return False
 
     def vouches(self) -> bool:
-        """See `near.Source`."""
+        """See `transport.Source`."""
         return self._ask is not None and self._ask(self)
 
     def close(self) -> None:

@@ -14,8 +14,9 @@ from time import monotonic
 from typing import Any, TypeVar, cast
 
 from coatcheck.stores.redis.conversation import Conversation, Leave, Request, pack
-from coatcheck.stores.redis.near import NearCache, Told
-from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
+from coatcheck.stores.redis.near import NearCache
+from coatcheck.stores.redis.transport import ExchangeFailed, Read, Told, whole
+from coatcheck.stores.redis.waiting import Awaited, Waker
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Connection(asyncio.Protocol):
         near: NearCache | None = None,
     ) -> None:
         self._loop = loop
-        self._future = loop.create_future
+        self._waker = Waker(loop)
         self._timeout = timeout
         self._heartbeat = heartbeat
         self._often = min(timeout / 16, 1 / 16)  # seconds between looks at the clock while anybody waits
@@ -66,13 +67,13 @@ class Connection(asyncio.Protocol):
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
-    def send(self, packed: bytes, wanted: int, read: Read[T], now: float, deadline: float) -> asyncio.Future[T]:
+    def send(self, packed: bytes, wanted: int, read: Read[T], now: float, deadline: float) -> Awaited[T]:
         """Send commands, which have `wanted` replies, with whatever else is sent in this tick.
 
-        The future gets what `read` makes of the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; a little
+        It gets what `read` makes of the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; a little
         later at most) or when the connection is lost.
         """
-        waiter: asyncio.Future[T] = self._future()
+        waiter: Awaited[T] = Awaited(self._waker)
         replies: list[Any] = [] if self._near is None else Told(self, now)
         self.line.append(Request(waiter, wanted, read, now, deadline, replies))
         self._out.append(packed)
@@ -117,7 +118,7 @@ class Connection(asyncio.Protocol):
         self._on_lost(self, silent)
 
     def vouches(self) -> bool:
-        """See `near.Source`. Another loop cannot tell whether this one's still runs."""
+        """See `transport.Source`. Another loop cannot tell whether this one's still runs."""
         return not self.lost and self._loop is asyncio.get_running_loop()
 
     # --- what the event loop says ------------------------------------------------------------------------------------
@@ -192,8 +193,7 @@ class Connection(asyncio.Protocol):
         elif silence < self._heartbeat:
             self._tick(self._heartbeat - silence, often=False)
         else:
-            sign = self.send(pack([("PING",)]), 1, whole, now, now + self._timeout)
-            sign.add_done_callback(lambda sign: sign.cancelled() or sign.exception())
+            self.send(pack([("PING",)]), 1, whole, now, now + self._timeout)  # that it comes will do
             self._tick(self._often, often=True)
 
 
@@ -202,7 +202,5 @@ _BATCH = 32
 
 
 def _fail(request: Request, error: ExchangeFailed) -> None:
-    waiter = cast("asyncio.Future[Any]", request.waiter)
-    if not waiter.done():
-        waiter.set_exception(error)
-        waiter.exception()  # its caller may have been cancelled in this very moment: nobody need be told of that
+    if not request.waiter.done():
+        request.waiter.set_exception(error)

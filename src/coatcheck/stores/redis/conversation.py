@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import hiredis
 
-from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, Packed, Read
+from coatcheck.stores.redis.replies import NOTHING, PushNotification, Replies
+from coatcheck.stores.redis.transport import LEAVING, Command, Packed, Read
 
 
 class Leave(Exception):
@@ -21,7 +22,7 @@ class Leave(Exception):
 
 
 class Waiter(Protocol):
-    """Whoever waits for replies. An `asyncio.Future` is one."""
+    """Whoever waits for replies. `waiting.Awaited` is one."""
 
     def done(self) -> bool:
         """Whether it has stopped waiting."""
@@ -71,7 +72,7 @@ class Conversation:
 
     def __init__(self, on_push: Callable[[list[Any]], None] | None = None) -> None:
         self.line: deque[Request] = deque()
-        self._reader = new_reader()
+        self._reader = Replies()
         self._on_push = on_push
 
     @property
@@ -85,12 +86,12 @@ class Conversation:
         Raises:
             Leave: drop the connection. Answers given before are right.
         """
-        self._reader.feed(data)
+        reader = self._reader
+        reader.feed(data)
         line = self.line
-        next_reply = self._reader.gets
         try:
-            while (reply := next_reply()) is not NOTHING:
-                if type(reply) is _Push:
+            while (reply := reader.gets()) is not NOTHING:
+                if type(reply) is PushNotification:
                     if self._on_push is not None:
                         self._on_push(reply)
                     continue
@@ -121,11 +122,4 @@ def pack(commands: list[Command]) -> bytes:
     return _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
 
 
-def new_reader() -> hiredis.Reader:
-    """What makes replies of bytes; `NOTHING` as long as they do not suffice for one."""
-    return hiredis.Reader(encoding="utf-8", errors="surrogateescape", replyError=ErrorReply, notEnoughData=NOTHING)
-
-
-_Push = hiredis.PushNotification
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
-NOTHING = object()
