@@ -40,7 +40,8 @@ class Cookie:
         found = []
         for header in headers:
             if header[0] == b"cookie":
-                for pair in bytes(header[1]).split(b";"):
+                value = header[1]
+                for pair in (value if isinstance(value, bytes) else bytes(value)).split(b";"):
                     if not pair.startswith(start):
                         pair = pair.lstrip(b" \t")
                         if not pair.startswith(start):

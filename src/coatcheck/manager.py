@@ -189,7 +189,8 @@ class SessionManager:
 
     def ticket_of(self, headers: Iterable[Any]) -> Ticket | None:
         """The ticket that a request with these headers shows, if it is one."""
-        headers = tuple(headers) if self._seen_cookie is not None else headers
+        if self._seen_cookie is not None:  # they are looked through twice
+            headers = [header for header in headers if header[0] == b"cookie"]
         ticket, refusal = ticket_of(headers, self.cookie)
         if refusal:
             self._tell("ticket_refused", None, refusal)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 from binascii import b2a_base64
 from hmac import compare_digest
@@ -17,8 +16,8 @@ LONGEST_SEEN = 200
 """Characters that a freshness token has at most."""
 
 _TAG_CHARACTERS = 4  # of the session id, which a freshness token's cookie begins with
-_SEEN_FORM = re.compile(rf"([A-Za-z0-9_-]{{{_TAG_CHARACTERS}}})([A-Za-z0-9_.~-]{{1,{LONGEST_SEEN}}})", re.ASCII)
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_SEEN_ALPHABET = _ALPHABET + b".~"
 _KINDS = bytes(
     ord("a") if byte in _ALPHABET else ord("!") for byte in range(256)
 )  # what a text looks like through it …
@@ -71,10 +70,11 @@ class Ticket:
 
     def show(self, value: bytes | str) -> None:
         """Take the freshness token in a cookie's value. What is none, or another session's, counts as none."""
-        if isinstance(value, bytes):
-            value = value.decode("latin-1")
-        match = _SEEN_FORM.fullmatch(value)
-        self.seen = match[2] if match is not None and self.session_id.startswith(match[1]) else ""
+        if isinstance(value, str):
+            value = value.encode("utf-8", "replace")
+        tag, seen = value[:_TAG_CHARACTERS], value[_TAG_CHARACTERS:]
+        fits = 0 < len(seen) <= LONGEST_SEEN and not seen.translate(None, _SEEN_ALPHABET)
+        self.seen = seen.decode() if fits and tag == self.session_id[:_TAG_CHARACTERS].encode() else ""
 
     @property
     def seen_cookie_value(self) -> str:

@@ -49,8 +49,7 @@ class Script:
 
     def commands(self, key: str, arguments: list[str]) -> list[Command]:
         """The one command, packed already if that is a matter of joining texts."""
-        commands = Packed()
-        commands.append(self.command(key, *arguments))
+        commands = Packed((self.command(key, *arguments),))
         text = f"*{len(arguments) + 4}{self._start}${len(key)}\r\n{key}\r\n"
         text += "".join([f"${len(argument)}\r\n{argument}\r\n" for argument in arguments])
         if not text.isascii():  # its lengths are counted in bytes
@@ -170,7 +169,11 @@ class Layout:
 
     def fields(self, session_id: str) -> list[Command]:
         """The hash alone, right after a commit; see `just_touched`."""
-        return [("HGETALL", self.session_key(session_id))]
+        commands = Packed((("HGETALL", self.session_key(session_id)),))
+        if len(session_id) != ID_CHARACTERS or not session_id.isascii():
+            return list(commands)
+        commands.data = f"{self._hgetall}{session_id}\r\n".encode()
+        return commands
 
     def just_touched(self, session_id: str, reply: Any) -> Record | None:
         """The record in the reply to `fields`. It was touched a moment ago: that tells the server's time."""
@@ -321,13 +324,12 @@ other, one that the server's access list causes for instance, part of a commit m
 # Few enough digits to be exact in Lua. `update.lua` accepts nothing else, or a session could be read that can never be
 # changed.
 _Number: TypeAlias = Annotated[int, Meta(ge=0, lt=10**15)]
-_KINDS = bytes(ord("0") if byte in b"[0123456789,]" else ord("!") for byte in range(256))
 _decode_life = Decoder(tuple[_Number, _Number, _Number, _Number, _Number, _Number]).decode
 
 
 def _life(text: str) -> tuple[int, int, int, int, int, int]:
     """The numbers in `@life`. Raises `DecodeError`."""
-    if b"!" in text.encode("utf-8", "replace").translate(_KINDS):  # JSON allows white space
+    if text.encode("utf-8", "replace").translate(None, b"[0123456789,]"):  # JSON allows white space
         raise DecodeError
     return _decode_life(text)
 

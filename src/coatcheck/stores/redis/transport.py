@@ -19,6 +19,15 @@ class Packed(list[Command]):
     data: bytes
 
 
+def together(first: list[Command], second: list[Command]) -> list[Command]:
+    """Some commands and then others, packed if all of them are."""
+    commands = Packed([*first, *second])
+    if not (isinstance(first, Packed) and isinstance(second, Packed)):
+        return list(commands)
+    commands.data = first.data + second.data
+    return commands
+
+
 class Source(Protocol):
     """A connection on which the server announces what has changed."""
 

@@ -19,7 +19,7 @@ from coatcheck.stores.redis.confirming import CONFIRMATION, Unconfirmed, awaits_
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown, with_script_text
 from coatcheck.stores.redis.near import GONE, NearCache, freshness_token
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Told
+from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Told, together
 from coatcheck.ticket import is_session_id
 
 T = TypeVar("T")
@@ -199,7 +199,7 @@ class Verbs:
 
         if self._confirmation:
             return Exchange(session_id, commands, read, exchange.again)
-        return Exchange(session_id, [*commands, *self.layout.fields(session_id)], read, exchange.again)
+        return Exchange(session_id, together(commands, self.layout.fields(session_id)), read, exchange.again)
 
     def _confirmed(self, exchange: Exchange[T]) -> Exchange[T]:
         """The same commit, confirmed by a replica if that is wanted."""
