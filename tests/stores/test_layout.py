@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hiredis
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import DecodeError
 
 from coatcheck.record import Changes, Renewal
 from coatcheck.stores.redis.conversation import pack
-from coatcheck.stores.redis.layout import Layout
-from coatcheck.stores.redis.transport import Command
+from coatcheck.stores.redis.layout import Layout, life_by_hand, life_by_json
+from coatcheck.stores.redis.transport import Command, together
 
 ID = "4vGkq0cWm2n8Zx1B"
 HASH = "h" * 44
@@ -50,3 +53,41 @@ def test_a_commit_is_packed_as_its_commands_are(changes: Changes, prefix: str) -
 def test_so_is_a_read(prefix: str) -> None:
     commands = Layout("redis://localhost", prefix).read(ID)
     assert pack(commands) == by_hiredis(list(commands))
+
+
+@given(commits, st.sampled_from(["coatcheck:", "läden:", ""]))
+def test_so_is_a_commit_with_a_read_after_it(changes: Changes, prefix: str) -> None:
+    layout = Layout("redis://localhost", prefix)
+    update, fields = layout.update(ID, changes), layout.fields(ID)
+    commands = together(update, fields)
+    assert commands == [*update, *fields]
+    assert pack(commands) == by_hiredis(list(commands))
+
+
+numbers = st.one_of(
+    st.integers(0, 10**16).map(str), st.sampled_from(["", "0", "00", "01", "-1", "1.0", "1e3", " 1", "٣", "[1]"])
+)
+lives = st.lists(numbers, min_size=5, max_size=7).map(",".join)
+
+
+@given(
+    st.one_of(
+        lives.map(lambda life: f"[{life}]"), lives, st.lists(st.sampled_from("[],019 \udc80"), max_size=20).map("".join)
+    )
+)
+@example("[2,1795395600123,0,124333,7200000,604800000]")
+@example("[2,1795395600123,0,124333,7200000,604800000],")
+@example("[0,0,0,0,0,999999999999999]")
+@example("[0,0,0,0,0,1000000000000000]")
+@example("[1,1,1,1,1,1]]")
+@example("[1,1,1,1,1,1,]")
+@example(f"[1,1,1,1,1,{2**64 + 1}]")
+def test_a_life_is_the_same_by_hand_and_by_json(text: str) -> None:
+    assert what_becomes_of(life_by_hand, text) == what_becomes_of(life_by_json, text)
+
+
+def what_becomes_of(read: Callable[[str], tuple[int, ...]], text: str) -> tuple[int, ...] | None:
+    try:
+        return read(text)
+    except DecodeError:
+        return None

@@ -15,10 +15,11 @@ import hashlib
 import re
 from contextlib import suppress
 from importlib.resources import files
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 from msgspec import DecodeError, Meta
 from msgspec.json import Decoder
+from mypy_extensions import i64
 
 from coatcheck.errors import (
     Conflict,
@@ -329,9 +330,50 @@ _decode_life = Decoder(tuple[_Number, _Number, _Number, _Number, _Number, _Numbe
 
 def _life(text: str) -> tuple[int, int, int, int, int, int]:
     """The numbers in `@life`. Raises `DecodeError`."""
+    return life_by_hand(text) if _COMPILED else life_by_json(text)
+
+
+def life_by_json(text: str) -> tuple[int, int, int, int, int, int]:
+    """Five times as quick in Python as by hand."""
     if text.encode("utf-8", "replace").translate(None, b"[0123456789,]"):  # JSON allows white space
         raise DecodeError
     return _decode_life(text)
+
+
+def life_by_hand(text: str) -> tuple[int, int, int, int, int, int]:
+    """Twice as quick as JSON, compiled."""
+    found: list[int] = []
+    end: i64 = len(text)
+    if end < 2 or ord(text[0]) != _OPENING or ord(text[end - 1]) != _CLOSING:
+        raise DecodeError
+    number: i64 = 0
+    first: i64 = 1
+    at: i64 = 1
+    while at < end:
+        letter: i64 = ord(text[at])
+        if _ZERO <= letter <= _NINE:
+            number = number * 10 + letter - _ZERO
+        else:
+            digits = at - first
+            starts_with_zero = digits > 1 and ord(text[first]) == _ZERO
+            if digits == 0 or digits > 15 or starts_with_zero or letter != (_COMMA if at < end - 1 else _CLOSING):
+                raise DecodeError
+            found.append(int(number))
+            number = 0
+            first = at + 1
+        at += 1
+    if len(found) != 6:
+        raise DecodeError
+    version, created, renewed, touched, idle, deadline = found
+    return version, created, renewed, touched, idle, deadline
+
+
+_COMPILED: Final = not __file__.endswith(".py")
+_OPENING: Final = 91  # [
+_CLOSING: Final = 93  # ]
+_COMMA: Final = 44
+_ZERO: Final = 48
+_NINE: Final = 57
 
 
 def _pairs(items: Any) -> list[Any]:
