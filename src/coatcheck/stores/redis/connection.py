@@ -133,16 +133,19 @@ class Connection(asyncio.Protocol):
         if self.lost:
             return
         self._heard_at = monotonic()
+        # Whoever's answer came goes on at once, and what they send goes out: a tick of the loop for each would be two more.
+        self._waker.hold()
         try:
             self._conversation.hear(data)
-        except (
-            Leave,
-            TypeError,
-            ValueError,
-        ) as error:  # the latter two of hiredis, for what cannot be a dict's key
+        except (Leave, TypeError, ValueError) as error:  # the latter two of hiredis, for what cannot be a dict's key
             self.drop(str(error))
         else:
             self._on_room()
+        self._flush_due = True
+        try:
+            self._waker.wake_all()
+        finally:
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.drop(f"the connection broke ({exc})" if exc else "the server closed the connection")

@@ -130,7 +130,7 @@ _NO_MORE: list[Any] = []
 
 
 class Waker:
-    """Wakes those whose answers have come, in the loop's next tick, first come first served.
+    """Wakes those whose answers have come, first come first served: in the loop's next tick, or when it is told to.
 
     Args:
         loop: the event loop.
@@ -147,9 +147,13 @@ class Waker:
         self._woken.append(awaited)
         if not self._due:
             self._due = True
-            self.loop.call_soon(self._wake_all)
+            self.loop.call_soon(self.wake_all)
 
-    def _wake_all(self) -> None:
+    def hold(self) -> None:
+        """Wake nobody until `wake_all` is called, which must happen in this very callback of the loop."""
+        self._due = True
+
+    def wake_all(self) -> None:
         self._due = False
         woken = self._woken
         try:
@@ -158,4 +162,4 @@ class Waker:
         finally:
             if woken and not self._due:  # a handler ended the process: the others are told so by its loop
                 self._due = True
-                self.loop.call_soon(self._wake_all)
+                self.loop.call_soon(self.wake_all)
