@@ -40,8 +40,8 @@ class Cookie:
         found = []
         for header in headers:
             if header[0] == b"cookie":
-                value = header[1]
-                for pair in (value if isinstance(value, bytes) else bytes(value)).split(b";"):
+                line = header[1] if isinstance(header[1], bytes) else bytes(header[1])
+                for pair in line.split(b";"):
                     if not pair.startswith(start):
                         pair = pair.lstrip(b" \t")
                         if not pair.startswith(start):

@@ -107,8 +107,10 @@ class Record(Struct, gc=False):
 
     def accepts(self, proof: str, now_ms: int) -> bool:
         """Whether the secret with this hash opens the record: the present one, or the previous one in its grace."""
-        if same_hash(proof, self.secret_hash):
-            return True
+        return same_hash(proof, self.secret_hash) or self.accepts_previous(proof, now_ms)
+
+    def accepts_previous(self, proof: str, now_ms: int) -> bool:
+        """Whether it is the previous secret's, in its grace."""
         return (
             self.previous_hash is not None and now_ms < self.previous_until_ms and same_hash(proof, self.previous_hash)
         )
