@@ -76,7 +76,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The inverse of `_to_json`."""
+    """The inverse of `to_json`."""
     if type(value) is list:
         return [from_json(item) for item in value]
     if type(value) is dict:

@@ -117,23 +117,22 @@ class Replies:
 
     def _map(self, size: i64) -> Any:
         found: dict[str, str] = {}
-        text, end = self._text, self._end
         while size > 0:
-            at = self._at
-            if at >= end or ord(text[at]) != _STRING:
-                return NOTHING
-            self._at = at + 1
-            name = self._string()
-            at = self._at
-            if name is None or at >= end or ord(text[at]) != _STRING:
-                return NOTHING
-            self._at = at + 1
-            value = self._string()
-            if value is None:
+            name = self._part()
+            value = None if name is None else self._part()
+            if name is None or value is None:
                 return NOTHING
             found[name] = value
             size -= 1
         return found
+
+    def _part(self) -> str | None:
+        """The string at `_at`, in a map; `None` if it is anything else, or incomplete."""
+        at = self._at
+        if at >= self._end or ord(self._text[at]) != _STRING:
+            return None
+        self._at = at + 1
+        return self._string()
 
     def _string(self) -> str | None:
         """The string whose length is at `_at`; `None` if it is none, or incomplete."""
