@@ -46,6 +46,9 @@ class Peers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for line in self.lines:  # or those that leave wait until the others have heard of it
+            line.delay = 0
+            await line.cut()
         await close_peers(self.stores)
         await self._stack.aclose()
 

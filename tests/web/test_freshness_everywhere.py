@@ -33,7 +33,8 @@ async def servers(request: pytest.FixtureRequest) -> AsyncIterator[tuple[WebServ
             serve = FRAMEWORKS[str(request.param)].serve
             found.append(serve({"SHOP_STORE": store, "SHOP_PATIENCE": "15", "SHOP_GATES": ""}))
             found[-1].launch()
-            stack.callback(found[-1].stop)
+            # On a thread, so that the lines go on: a server leaves when the other one has heard of it.
+            stack.push_async_callback(asyncio.to_thread, found[-1].stop)
         for server in found:
             await eventually(server.runs, "the web servers")
         async with Browser(found[0].url) as first, Browser(found[1].url) as second:
