@@ -8,16 +8,18 @@ from typing import Any
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from tests.servers.processes import LOOPBACK, free_port, wait_until
+from tests.servers.processes import LOOPBACK, wait_until
 from tests.servers.sentinel import QUICK, is_in_step
 from tests.servers.valkey import Valkey
+
+_OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0")
 
 
 class ClusterGroup:
     """`start` and `stop` it. Tests may kill, freeze, fail over and move slots; `settle` puts it in order again."""
 
     def __init__(self) -> None:
-        self.nodes = [Valkey(*QUICK, *_options()) for _ in range(6)]
+        self.nodes = [Valkey(*QUICK, *_OPTIONS, in_cluster=True) for _ in range(6)]
         self.ids: dict[Valkey, str] = {}
 
     def start(self) -> None:
@@ -126,13 +128,6 @@ class ClusterGroup:
 
     def _at(self, port: int) -> Valkey:
         return next(node for node in self.nodes if node.port == port)
-
-
-def _options() -> tuple[str, ...]:
-    return (
-        *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", str(free_port())),
-        *("--cluster-replica-validity-factor", "0"),
-    )
 
 
 def _bus(node: Valkey) -> int:

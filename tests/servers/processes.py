@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from coatcheck.lab import tether
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
+SIDE_BY_SIDE = 4
+"""Processes that run tests at the same time, at the most; see `turns`."""
 
 
 class Process:
@@ -78,17 +81,39 @@ class Process:
 
 
 def free_port() -> int:
-    """A port that nobody has. Not one of those that the system gives to outgoing connections, so it stays free."""
+    """A port that nobody has. Not one of those that the system gives to outgoing connections, so it stays free.
+
+    Nor one that was given out before, here or in a process that runs tests beside this one: who got it may not listen yet.
+    """
     return free_ports(1)[0]
 
 
 def free_ports(count: int) -> range:
     """So many of them in a row."""
     while True:
-        first = random.randrange(20_000, 32_000)
+        first = _chance.randrange(_OURS.start, _OURS.stop - count)
         ports = range(first, first + count)
-        if all(map(_is_free, ports)):
+        if set(_given).isdisjoint(ports) and all(map(_is_free, ports)):
+            _given.extend(ports)
             return ports
+
+
+_given: deque[int] = deque(maxlen=1000)
+_chance = random.SystemRandom()  # not the one that hypothesis winds back
+_PORTS = range(20_000, 32_000)
+_SHARE = len(_PORTS) // SIDE_BY_SIDE
+
+
+def _ours() -> range:
+    """The ports of this process, if it is one of those that run tests side by side."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return _PORTS
+    number = int(worker.removeprefix("gw")) % SIDE_BY_SIDE
+    return _PORTS[number * _SHARE : (number + 1) * _SHARE]
+
+
+_OURS = _ours()
 
 
 def _is_free(port: int) -> bool:

@@ -44,10 +44,12 @@ class Valkey:
         options: more of the server's own, such as `*DURABLE`.
         program: which server; the wheel's Valkey if left out.
         config: the text of a configuration file, which a sentinel must have, and rewrites.
+        in_cluster: whether it is a node of a cluster, and so has a second port.
     """
 
-    def __init__(self, *options: str, program: str | None = None, config: str = "") -> None:
+    def __init__(self, *options: str, program: str | None = None, config: str = "", in_cluster: bool = False) -> None:
         self._options = options
+        self._in_cluster = in_cluster
         self._program = program or valkey_program()
         # A socket's path may have 107 characters, and pytest's folders are deep.
         self._folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))
@@ -57,6 +59,7 @@ class Valkey:
             self._config = (str(self._folder / "config"),)
         self._process: Process | None = None
         self.port = 0
+        self._bus: tuple[str, ...] = ()
         self.socket = self._folder / "socket"
 
     def __enter__(self) -> Valkey:
@@ -77,7 +80,9 @@ class Valkey:
     def start(self) -> None:
         """Start it, on the same port as before, with what is on disk; and wait until it answers."""
         for attempt in range(3):
-            self.port = self.port or free_port()
+            if not self.port:
+                self.port = free_port()
+                self._bus = ("--cluster-port", str(free_port())) if self._in_cluster else ()
             self._process = Process(
                 [
                     self._program,
@@ -86,6 +91,7 @@ class Valkey:
                     *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
                     *("--save", "", "--daemonize", "no", "--dir", str(self._folder)),
                     *self._options,
+                    *self._bus,
                 ],
                 self._folder / "log",
             )
