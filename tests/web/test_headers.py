@@ -75,7 +75,7 @@ async def test_any_look_varies_the_response(look: str) -> None:
     assert "cache-control" not in response.headers, "a page that was only looked at may be cached, for this user"
 
 
-@pytest.mark.parametrize("look", LOOKS.keys() - {"item"})
+@pytest.mark.parametrize("look", [look for look in LOOKS if look != "item"])
 async def test_a_look_of_somebody_without_a_cookie_varies_it_too(look: str) -> None:
     async with Browser(app(LOOKS[look])) as visitor:
         response = await visitor.get("/page")
