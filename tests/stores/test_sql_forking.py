@@ -38,7 +38,7 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def ended_well(children: list[int]) -> bool:
-    """Whether all did. One that hangs is killed."""
+    """Whether all did. One that hangs says where, by pytest's fault handler, and is ended."""
     ends: dict[int, int] = {}
 
     def all_ended() -> bool:
@@ -52,7 +52,7 @@ def ended_well(children: list[int]) -> bool:
         wait_until(all_ended, "the end of the children", 60)
     finally:
         for child in set(children) - ends.keys():
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, signal.SIGABRT)
             os.waitpid(child, 0)
     return set(ends.values()) == {0}
 
