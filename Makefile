@@ -38,8 +38,8 @@ lab: env-lab  ## compare the ways of keeping sessions, on real servers, in under
 demo: env-lab  ## a page on which to break real servers, and see what happens to a cart
 	@$(BIN)/coatcheck lab watch $(ARGS)
 
-test: env-dev $(if $(filter 1,$(COMPILED)),compiled)  ## run all tests, in under half an hour
-	@$(PACKAGE) $(BIN)/python -m pytest $(ARGS)
+test: env-dev $(if $(filter 1,$(COMPILED)),compiled)  ## run all tests, in a quarter of an hour
+	@$(PACKAGE) $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
 
 check: env-dev  ## formatting, lint, types, import contracts, documentation links
 	$(BIN)/ruff format --check .

@@ -18,7 +18,9 @@ from sybil.parsers.rest import DocTestParser
 
 from tests.servers.fixtures import valkey
 
-__all__ = ["pytest_collect_file", "valkey"]
+__all__ = ["pytest_collect_file", "pytest_plugins", "valkey"]
+
+pytest_plugins = ["tests.servers.turns"]
 
 _WRITTEN_URL = "redis://localhost:6379"
 _WRITTEN_FILE = "sqlite:///sessions.db"

@@ -21,6 +21,7 @@ from .worlds import PLAN, perfect
 NEVER = "never-used"  # a runs folder that must not come into being
 
 
+@pytest.mark.alone
 def test_the_comparison_shows_what_each_architecture_loses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole thing: all architectures, real servers, one kill each, a table, and the same table again."""
     lab = start_lab(tmp_path / "runs", *SMALL)

@@ -303,6 +303,7 @@ async def test_a_commit_waits_for_a_peer_that_hangs_until_it_counts_as_gone_and_
 # --- R10: joining -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_r10_a_joiner_takes_over_100_000_sessions_while_the_others_serve(fleet: Fleet) -> None:
     url = url_for(3, "silence=5&max_sessions=200000")
     await fleet.start(url)

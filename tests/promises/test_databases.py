@@ -381,6 +381,7 @@ async def test_r8_a_slow_request_on_another_server_revives_nothing(postgresql: P
 # --- R12 and R13: time -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_r12_a_frozen_database_costs_one_deadline_and_then_all_goes_on(
     server: Any, open_database: DatabaseOpener
 ) -> None:
@@ -398,6 +399,7 @@ async def test_r12_a_frozen_database_costs_one_deadline_and_then_all_goes_on(
         assert (await visitor.post("/count")).status_code == 200
 
 
+@pytest.mark.alone
 async def test_r13_each_of_a_crowd_waits_no_longer_than_its_own_deadline(server: Any, open_either: Open) -> None:
     store = open_either(f"{server.url}&pool_size=3{PATIENT}")
     new = a_record()
@@ -424,6 +426,7 @@ async def test_r13_each_of_a_crowd_waits_no_longer_than_its_own_deadline(server:
     assert await when_up(store, new.session_id) is not None
 
 
+@pytest.mark.alone
 async def test_r13_nobody_in_a_crowd_that_stays_is_passed_over(
     postgresql: PostgreSQL, open_database: DatabaseOpener
 ) -> None:

@@ -27,6 +27,8 @@ from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
 from tests.web.shop import shop
 
+pytestmark = pytest.mark.alone
+
 DEADLINE = 0.25
 """Seconds that one request may spend on its store, reading and committing together."""
 

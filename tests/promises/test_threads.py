@@ -435,6 +435,7 @@ def test_a_killed_server_that_writes_to_disk_loses_no_acknowledged_increment() -
 # --- R12, R13 ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["slow", "frozen"])
 async def test_a_slow_store_costs_at_most_the_time_limit(own_valkey: Valkey, how: str) -> None:
     new = a_record()
@@ -473,6 +474,7 @@ async def test_a_slow_store_costs_at_most_the_time_limit(own_valkey: Valkey, how
             await asyncio.to_thread(wait_until, up, "the store to be up")
 
 
+@pytest.mark.alone
 async def test_ten_times_as_many_threads_as_connections_are_all_served(
     proxy: Proxy, valkey: Valkey, prefix: str
 ) -> None:
@@ -503,6 +505,7 @@ async def test_ten_times_as_many_threads_as_connections_are_all_served(
         nothing_is_lent(store)
 
 
+@pytest.mark.alone
 async def test_ten_times_as_many_threads_as_connections_end_by_their_time_limit(own_valkey: Valkey) -> None:
     new = a_record()
     with opened(f"{own_valkey.url}?timeout=8&max_connections=4") as store:

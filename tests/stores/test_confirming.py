@@ -189,6 +189,7 @@ async def test_an_evicting_server_is_warned_of_once(
     assert sum("allkeys-lru" in record.getMessage() for record in caplog.records) == 1
 
 
+@pytest.mark.alone
 async def test_a_crowd_that_gives_up_costs_each_the_same(
     primary: Valkey, replica: Valkey, prefix: str, open_store: URLOpener
 ) -> None:
