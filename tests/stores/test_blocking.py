@@ -171,11 +171,18 @@ def test_what_comes_after_the_answer_is_never_taken_for_the_next(surplus: bytes,
 # --- time ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_frozen_server_costs_the_time_limit_and_then_nothing_until_it_is_back(
     wire: BlockingWire, own_valkey: Valkey
 ) -> None:
+    assert echo(wire, "before") == "before"
     with ThreadPoolExecutor(16) as threads:
-        assert list(threads.map(lambda _: echo(wire, "before"), range(200))) == ["before"] * 200
+        own_valkey.freeze()  # so that they are under way at the same time, each on a connection of its own
+        waiting = [threads.submit(echo, wire, "before", timeout=10) for _ in range(16)]
+        time.sleep(0.2)
+        own_valkey.thaw()
+        assert [each.result() for each in waiting] == ["before"] * 16
+    assert len(clients(own_valkey)) == 16
 
     def attempt(_: object) -> tuple[float, bool]:
         began = fair_time()
@@ -223,6 +230,7 @@ def test_no_time_left_is_no_request(wire: BlockingWire, own_valkey: Valkey) -> N
     assert not clients(own_valkey)
 
 
+@pytest.mark.alone
 def test_an_answer_that_comes_in_pieces_has_one_time_limit() -> None:
     def drip(connection: socket.socket) -> None:
         connection.recv(1000)
@@ -244,6 +252,7 @@ def test_an_answer_that_comes_in_pieces_has_one_time_limit() -> None:
         assert fair_time() - fairly < 0.5
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stage", ["greeting", "tls", "name"])
 def test_connecting_has_the_same_time_limit(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     look_up = socket.getaddrinfo
@@ -338,6 +347,7 @@ def test_while_the_server_is_down_it_is_left_in_peace(greets: bool) -> None:
     assert 2 <= attempts <= 12  # pauses of 50 ms, doubling up to a second
 
 
+@pytest.mark.alone
 def test_a_crowd_at_the_start_waits_for_the_first_of_them(own_valkey: Valkey) -> None:
     """And is told together if the server is down: nobody asks it again."""
     own_valkey.freeze()
@@ -365,6 +375,7 @@ def test_a_connection_that_the_server_closed_is_not_used(wire: BlockingWire, own
         wait_until(lambda: not clients(own_valkey), "the end of the connection")
 
 
+@pytest.mark.alone
 def test_a_connection_that_died_in_silence_is_found_out_before_it_is_used(own_valkey: Valkey) -> None:
     """A router between the two has forgotten it, say: nothing that is sent on it arrives, and nobody says so."""
     sign_of_life = b""
@@ -421,6 +432,7 @@ def test_turns_are_given_in_the_order_of_asking(own_valkey: Valkey) -> None:
         assert len(clients(own_valkey)) == 1
 
 
+@pytest.mark.alone
 def test_closing_ends_whoever_waits_and_leaves_nothing_behind(own_valkey: Valkey) -> None:
     with wire_to(own_valkey.port, most=1) as wire, ThreadPoolExecutor(8) as threads:
         assert echo(wire, "before") == "before"
