@@ -67,6 +67,7 @@ async def test_whoever_is_cancelled_keeps_their_place_in_the_line(wire: Wire) ->
     assert await echo(wire, "after") == "after"
 
 
+@pytest.mark.alone
 async def test_a_frozen_server_costs_the_time_limit_and_then_nothing_until_it_is_back(
     wire: Wire, own_valkey: Valkey
 ) -> None:
@@ -329,6 +330,7 @@ async def test_no_words_of_the_server_that_may_quote_the_password() -> None:
         await wire.close()
 
 
+@pytest.mark.alone
 async def test_a_longer_time_limit_of_a_request_does_not_make_a_server_that_says_nothing_dearer(
     own_valkey: Valkey,
 ) -> None:
@@ -487,6 +489,7 @@ def test_loops_that_end_while_requests_wait_leave_no_socket(own_valkey: Valkey) 
         gc.collect()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stage", ["greeting", "tls"])
 async def test_connecting_has_the_same_time_limit(stage: str) -> None:
     """A server that takes connections and says nothing. `test_resolver` has the same for names."""
