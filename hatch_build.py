@@ -82,7 +82,9 @@ class MypycHook(BuildHookInterface[Any]):
 def compile_package(source: Path, scratch: Path) -> list[Path]:
     """Compile a copy of the package in an empty directory. Returns the libraries, where they belong below it."""
     shutil.copytree(source, scratch / "coatcheck", ignore=shutil.ignore_patterns("__pycache__", "lab", "cli", "*.so"))
-    environment = {**os.environ, "MYPYPATH": str(scratch), "PYTHONPATH": str(scratch)}
+    # In PYTHONPATH pip names what it has brought for this very build, mypy among it.
+    path = os.pathsep.join(filter(None, [str(scratch), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "MYPYPATH": str(scratch), "PYTHONPATH": path}
 
     def run(program: str, *arguments: str) -> None:
         command = [sys.executable, "-c", program, *arguments]
