@@ -126,6 +126,25 @@ async def test_one_surplus_reply_under_load_disturbs_few(store: RedisStore, prox
     assert 1 <= foreign <= 2 * len(people)
 
 
+@pytest.mark.parametrize("news", [[], [b"invalidate"], [b"invalidate", [1]], [b"invalidate", [[b"key"]]]])
+async def test_news_that_makes_no_sense_ends_the_connection_and_nobody_waits_for_ever(
+    open_store: URLOpener, proxy: Proxy, prefix: str, news: list[Any]
+) -> None:
+    store = open_store(f"{proxy.url}?prefix={prefix}&timeout=5&near_cache=10")
+    mine = a_record(fields={"me": '"mine"'})
+    await store.create(mine)
+    proxy.reset_counts()
+    proxy.judge = lambda command: b">" + resp(news)[1:] if command.number == 1 else "pass"
+    readers = [asyncio.create_task(store.read(mine.session_id)) for _ in range(5)]
+    done, _ = await asyncio.wait(readers, timeout=10)
+    assert done == set(readers)
+    for reader in readers:  # read again on a new connection
+        record = await reader
+        assert record is not None
+        assert record.fields == {"me": '"mine"'}
+    assert proxy.connections == (2 if news else 1)
+
+
 async def test_the_user_is_told_to_come_again_and_the_event_is_counted(
     open_store: URLOpener, proxy: Proxy, valkey: Valkey, prefix: str
 ) -> None:

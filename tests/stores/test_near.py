@@ -296,6 +296,14 @@ def test_when_all_may_have_changed_all_goes_that_was_read_over_that_connection(c
     assert cache.look("another", 0, 100.0) is not None
 
 
+@pytest.mark.parametrize("keys", [(), ("key",), ([1],), ([["key"]],), (["key"], ["key"])])
+def test_news_that_makes_no_sense_is_refused(cache: NearCache, keys: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="no key"):
+        cache.announced(LINE, ["invalidate", *keys])
+    for other in ([], ["message", "a", "b"], [["invalidate"]]):  # what is no news is none of its business
+        cache.announced(LINE, other)
+
+
 @pytest.mark.parametrize("how", ["pushed out", "dropped", "announced"])
 def test_what_is_forgotten_is_not_replaced_by_something_older(cache: NearCache, how: str) -> None:
     """An answer that was on its way when this process changed the session, and then had no room for it any more."""

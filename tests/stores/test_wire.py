@@ -196,6 +196,63 @@ async def test_an_answer_for_somebody_else_drops_the_connection(wire: Wire, own_
     assert await echo(wire, "after") == "after"
 
 
+def test_whoever_is_interrupted_while_reading_replies_leaves_nobody_waiting(own_valkey: Valkey) -> None:
+    """Ctrl-C for the second time, say, when all tasks are cancelled before the process ends."""
+
+    async def connect() -> Wire:
+        wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=5.0)
+        assert await echo(wire, "before") == "before"
+        return wire
+
+    def interrupt(_: list[Any]) -> None:
+        raise KeyboardInterrupt
+
+    async def interrupted(wire: Wire) -> None:
+        await wire.exchange([("ECHO", "x")], interrupt)
+
+    async def end(tasks: list[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+        for task in tasks:
+            task.cancel()
+        return (await asyncio.wait(tasks, timeout=1))[0]
+
+    loop = asyncio.new_event_loop()
+    wire = loop.run_until_complete(connect())
+    tasks = [loop.create_task(each) for each in (echo(wire, "1"), interrupted(wire), echo(wire, "2"))]
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.wait(tasks))
+    assert loop.run_until_complete(end(tasks)) == set(tasks)
+    assert loop.run_until_complete(echo(wire, "after")) == "after"
+    loop.run_until_complete(wire.close())
+    loop.close()
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_handler_that_ends_the_process_ends_it_on_every_loop(own_valkey: Valkey, kind: str) -> None:
+    """And takes nobody's answer or connection along."""
+
+    async def connect() -> Wire:
+        wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=5.0)
+        assert await echo(wire, "before") == "before"
+        return wire
+
+    async def leave(wire: Wire) -> None:
+        raise SystemExit(await echo(wire, "7"))
+
+    loop = pytest.importorskip(kind).new_event_loop()
+    wire = loop.run_until_complete(connect())
+    tasks = [loop.create_task(each) for each in (echo(wire, "a"), leave(wire), echo(wire, "b"))]
+    try:
+        with pytest.raises(SystemExit, match="7"):
+            loop.run_until_complete(asyncio.sleep(1))
+        loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        assert [tasks[0].result(), tasks[2].result()] == ["a", "b"]
+        assert not wire._connection.lost  # type: ignore[union-attr]
+    finally:
+        loop.run_until_complete(wire.close())
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+
+
 async def test_a_quiet_connection_is_asked_for_a_sign_of_life(own_valkey: Valkey) -> None:
     wire = Wire(Address(host="127.0.0.1", port=own_valkey.port), timeout=0.2, heartbeat=0.1)
     assert await echo(wire, "before") == "before"

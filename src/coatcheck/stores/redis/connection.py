@@ -137,15 +137,21 @@ class Connection(asyncio.Protocol):
         self._waker.hold()
         try:
             self._conversation.hear(data)
-        except (Leave, TypeError, ValueError) as error:  # the latter two of hiredis, for what cannot be a dict's key
+        except (Leave, TypeError, ValueError) as error:  # the latter two of what cannot be a dict's key, or is no news
             self.drop(str(error))
+        except BaseException:  # Ctrl-C, for instance: a reply may have been taken that nobody got
+            self.drop("reading its replies was interrupted")
+            raise
         else:
             self._on_room()
-        self._flush_due = True
-        try:
-            self._waker.wake_all()
         finally:
-            self._flush()
+            self._flush_due = True
+            try:
+                self._waker.wake_all()
+            except (SystemExit, KeyboardInterrupt) as error:  # uvloop would take it for a fault of the connection
+                self._loop.call_soon(_end, error)
+            finally:
+                self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.drop(f"the connection broke ({exc})" if exc else "the server closed the connection")
@@ -202,6 +208,11 @@ class Connection(asyncio.Protocol):
 
 _BATCH = 32
 """Commands that go out before the tick is over."""
+
+
+def _end(error: BaseException) -> None:
+    """Whoever was woken ends the process."""
+    raise error
 
 
 def _fail(request: Request, error: ExchangeFailed) -> None:

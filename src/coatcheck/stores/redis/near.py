@@ -149,15 +149,22 @@ class NearCache:
             self._remove(session_id)
 
     def announced(self, source: Source, push: list[Any]) -> None:
-        """The server says something on a connection, unasked."""
-        if push[0] != "invalidate":
+        """The server says something on a connection, unasked.
+
+        Raises:
+            ValueError: it makes no sense, so nobody knows what has changed.
+        """
+        if push[:1] != ["invalidate"]:
             return
+        keys = push[1] if len(push) == 2 else ()
+        if keys is not None and (type(keys) is not list or any(type(key) is not str for key in keys)):
+            raise ValueError("it announces what is no key")
         self.invalidations += 1
         with self._lock:
-            if push[1] is None:  # all of them
+            if keys is None:  # all of them
                 self._remove_all(source)
                 return
-            for key in push[1]:
+            for key in keys:
                 session_id = key.removeprefix(self._prefix)
                 kept = self._kept.get(session_id)
                 if kept is not None and kept.source is source:  # it has been read over another one since
