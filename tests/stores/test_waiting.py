@@ -130,6 +130,17 @@ async def test_callbacks_run_in_their_context_and_what_goes_wrong_in_one_stops_n
     assert said == ["said here", "late"]
 
 
+@pytest.mark.parametrize("which", ["whoever gathers", "one of them"])
+async def test_who_gathers_several_is_cancelled_with_them(waker: Waker, which: str) -> None:
+    crowd = [Awaited[str](waker) for _ in range(2)]
+    gathered = asyncio.gather(*crowd)
+    (gathered if which == "whoever gathers" else crowd[0]).cancel()
+    done, _ = await asyncio.wait([gathered], timeout=1)
+    assert done
+    with pytest.raises(asyncio.CancelledError):
+        gathered.result()
+
+
 def test_a_handler_that_ends_the_process_leaves_nobody_asleep() -> None:
     """Whoever was to be woken after it gets the answer when the loop runs again, to clean up."""
     loop = asyncio.new_event_loop()

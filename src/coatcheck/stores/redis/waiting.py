@@ -67,6 +67,15 @@ class Awaited(Generic[T]):
         self._finish(None, asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))
         return True
 
+    def _make_cancelled_error(self) -> BaseException:
+        """For `asyncio.gather`, which asks its futures for more than they promise."""
+        return asyncio.CancelledError() if self._error is None else self._error
+
+    @property
+    def _cancel_message(self) -> Any:
+        """For `asyncio.gather` too."""
+        return self._error.args[0] if self._error is not None and self._error.args else None
+
     def set_result(self, answer: T) -> None:
         self._finish(answer, None)
 
