@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import hiredis
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import DecodeError
 
+from coatcheck.errors import ForeignReply
 from coatcheck.record import Changes, Renewal
 from coatcheck.stores.redis.conversation import pack
 from coatcheck.stores.redis.layout import Layout, life_by_hand, life_by_json
@@ -91,3 +94,9 @@ def what_becomes_of(read: Callable[[str], tuple[int, ...]], text: str) -> tuple[
         return read(text)
     except DecodeError:
         return None
+
+
+@pytest.mark.parametrize("other", [["a", {}], [{}, "a"], [["a"], "b"], [1, 2], [None, "a"]])
+def test_a_list_of_what_no_hash_holds_is_somebody_elses(other: list[Any]) -> None:
+    with pytest.raises(ForeignReply):
+        Layout("here").record("4vGkq0cWm2n8Zx1B", [other, 1000])

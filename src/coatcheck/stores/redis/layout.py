@@ -127,7 +127,7 @@ class Layout:
         raw, left_ms = replies
         if type(raw) is not dict or type(left_ms) is not int:
             raw, left_ms = self.good(session_id, replies)
-            if type(raw) is not list or type(left_ms) is not int:
+            if type(raw) is not list or type(left_ms) is not int or any(type(part) is not str for part in raw):
                 raise ForeignReply(self.store, session_id, "a reply of another kind")
             raw = dict(zip(raw[::2], raw[1::2], strict=False))  # RESP2
         if not raw:
