@@ -246,7 +246,7 @@ def test_a_handler_that_ends_the_process_ends_it_on_every_loop(own_valkey: Valke
             loop.run_until_complete(asyncio.sleep(1))
         loop.run_until_complete(asyncio.wait(tasks, timeout=1))
         assert [tasks[0].result(), tasks[2].result()] == ["a", "b"]
-        assert not wire._connection.lost  # type: ignore[union-attr]
+        assert not wire._connection.lost
     finally:
         loop.run_until_complete(wire.close())
         loop.run_until_complete(asyncio.sleep(0.01))
