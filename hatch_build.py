@@ -39,7 +39,10 @@ extensions = mypycify(["--config-file=", "--strict", *sys.argv[1:]], opt_level="
 # stay and lead nowhere, and the process dies of them. Without compiling it has neither, since it has __slots__.
 for source in Path("build").rglob("*.[ch]"):
     text = source.read_text()
-    safe = re.sub(r'^.*(tp_(weaklist|dict)offset = |"__(weakref|dict)__", T_OBJECT_EX).*\\n', "", text, flags=re.MULTILINE)
+    safe = re.sub(
+        r'^.*(tp_(weaklist|dict)offset = |"__(weakref|dict)__", T_OBJECT_EX|PyObject_(Visit|Clear)ManagedDict\\().*\\n',
+        "", text, flags=re.MULTILINE,
+    ).replace(" | Py_TPFLAGS_MANAGED_DICT", "")  # as Python 3.12 and later have it
     if safe != text:
         source.write_text(safe)
 setup(name="coatcheck", packages=["coatcheck"], ext_modules=extensions, script_args=["build_ext", "--inplace"])
