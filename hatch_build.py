@@ -20,7 +20,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
     "ticket", "cookie", "codec", "session", "lifecycle", "manager", "asgi",
-    "stores/redis/waiting", "stores/redis/replies", "stores/redis/conversation", "stores/redis/connection",
+    "clock", "stores/redis/commands", "stores/redis/waiting", "stores/redis/replies", "stores/redis/conversation", "stores/redis/connection",
     "stores/redis/wire", "stores/redis/layout", "stores/redis/near", "stores/redis/verbs", "stores/redis/wires",
     "stores/redis/store",
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
@@ -183,9 +183,9 @@ class _Response:
         return message
 
 
-_START = {"http": "http.response.start", "websocket": "websocket.accept"}
+_START: Final = {"http": "http.response.start", "websocket": "websocket.accept"}
 
-_RESPONSE_STARTED = response_started("await ")
+_RESPONSE_STARTED: Final = response_started("await ")
 
 
 class _Greeting:

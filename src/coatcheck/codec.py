@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import DecodeError
 from msgspec.json import Decoder
@@ -11,7 +11,7 @@ from mypy_extensions import mypyc_attr
 from coatcheck.errors import UnstorableValue
 from coatcheck.tags import PLAIN, Unstorable, from_json, to_json, write_json
 
-COUNTER_RANGE = range(-(2**63), 2**63)
+COUNTER_RANGE: Final = range(-(2**63), 2**63)
 """What a counter can hold: the integers of Redis's HINCRBY and of SQL's BIGINT."""
 
 
@@ -58,7 +58,7 @@ class JSONCodec:
         raise ValueError(problem)
 
 
-_decode_json = Decoder().decode
+_decode_json: Final = Decoder().decode
 
 
 def _without_values(error: ValueError) -> str:

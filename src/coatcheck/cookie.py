@@ -6,7 +6,7 @@ Headers are annotated as Any, for compiled code: in ASGI any two byte strings ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -58,7 +58,7 @@ class Cookie:
         return self._erase
 
 
-SEEN = "-seen"
+SEEN: Final = "-seen"
 """What the name of the freshness token's cookie ends with, after that of the ticket's. It is a cookie of its own: an answer
 that hands out a token may arrive after one with a new ticket, from a login beside it, and must not bring back the old one."""
 
@@ -101,8 +101,8 @@ def _words(headers: Iterable[Any], field: bytes) -> set[bytes]:
     return {part.strip().lower() for name, value in headers if name.lower() == field for part in value.split(b",")}
 
 
-_BY_COOKIE = frozenset({b"cookie", b"*"})
-TARGETED_CACHE_FIELDS = (
+_BY_COOKIE: Final = frozenset({b"cookie", b"*"})
+TARGETED_CACHE_FIELDS: Final = (
     b"cdn-cache-control",
     b"cloudflare-cdn-cache-control",
     b"surrogate-control",

@@ -7,7 +7,7 @@ The managers, sync and async, do what stands in brackets and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from coatcheck.cookie import Cookie
 from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal, created
@@ -93,7 +93,7 @@ class Plan:
             self.session.take_back(self.before)
 
 
-NOTHING = Plan()
+NOTHING: Final = Plan()
 """The plan of a request that changed nothing and has nothing due."""
 
 

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
+from coatcheck.clock import monotonic
 from coatcheck.codec import Codec, JSONCodec
 from coatcheck.cookie import SEEN, Cookie
 from coatcheck.errors import (
@@ -49,7 +49,7 @@ from coatcheck.ticket import Ticket
 
 _log = logging.getLogger("coatcheck")
 
-LEAST_TIME = 0.05
+LEAST_TIME: Final = 0.05
 """Seconds that are left for each step at least: the time that a busy event loop took must not count as the store's."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -34,7 +34,7 @@ class Delta:
         return bool(self.sets or self.deletes or self.increments or self.retain is not None)
 
 
-NO_DELTA = Delta(None, {}, (), {})
+NO_DELTA: Final = Delta(None, {}, (), {})
 
 
 class _Pending:

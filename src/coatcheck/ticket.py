@@ -7,22 +7,23 @@ import os
 import secrets
 from binascii import b2a_base64
 from hmac import compare_digest
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-ID_CHARACTERS = 16  # 96 random bits, base64url
-_SECRET_CHARACTERS = 32  # 192 random bits, base64url
-LONGEST_SEEN = 200
+ID_CHARACTERS: Final = 16  # 96 random bits, base64url
+_SECRET_CHARACTERS: Final = 32  # 192 random bits, base64url
+LONGEST_SEEN: Final = 200
 """Characters that a freshness token has at most."""
 
-_TAG_CHARACTERS = 4  # of the session id, which a freshness token's cookie begins with
-_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_SEEN_ALPHABET = _ALPHABET + b".~"
-_KINDS = bytes(
+_TAG_CHARACTERS: Final = 4  # of the session id, which a freshness token's cookie begins with
+_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_SEEN_ALPHABET: Final = _ALPHABET + b".~"
+_KINDS: Final = bytes(
     ord("a") if byte in _ALPHABET else ord("!") for byte in range(256)
 )  # what a text looks like through it …
-_ID_FORM = b"a" * ID_CHARACTERS  # … if it is a session id
-_TICKET_FORM = b"a" * (ID_CHARACTERS + _SECRET_CHARACTERS)
+_ID_FORM: Final = b"a" * ID_CHARACTERS  # … if it is a session id
+_TICKET_FORM: Final = b"a" * (ID_CHARACTERS + _SECRET_CHARACTERS)
 
 
 @mypyc_attr(acyclic=True)
@@ -46,21 +47,21 @@ class Ticket:
         self.session_id = session_id
         self.seen = ""
         self._secret = secret
-        self.secret_hash = b2a_base64(hashlib.sha256(secret).digest(), newline=False).decode()
+        self.secret_hash = _base64(_sha256(secret).digest(), newline=False).decode()
 
-    @classmethod
-    def new(cls) -> Ticket:
+    @staticmethod
+    def new() -> Ticket:
         """A ticket with a fresh id and a fresh secret from the operating system's random source."""
-        return cls(secrets.token_urlsafe(12), secrets.token_urlsafe(24).encode())
+        return Ticket(secrets.token_urlsafe(12), secrets.token_urlsafe(24).encode())
 
-    @classmethod
-    def parse(cls, value: bytes | str) -> Ticket | None:
+    @staticmethod
+    def parse(value: bytes | str) -> Ticket | None:
         """The ticket in a cookie's value, or `None` for anything that is not exactly of a ticket's form."""
         if isinstance(value, str):
             value = value.encode("utf-8", "replace")
         if value.translate(_KINDS) != _TICKET_FORM:
             return None
-        return cls(value[:ID_CHARACTERS].decode(), value[ID_CHARACTERS:])
+        return Ticket(value[:ID_CHARACTERS].decode(), value[ID_CHARACTERS:])
 
     def renewed(self) -> Ticket:
         """A ticket for the same session with a fresh secret."""
@@ -98,11 +99,17 @@ def is_session_id(text: str) -> bool:
 def same_hash(one: str, other: str) -> bool:
     """Whether two secret hashes are equal, in time that does not depend on where they differ."""
     try:
-        return compare_digest(one, other)
+        return _equal(one, other)
     except TypeError:  # one of them, damaged in the store, is not even ASCII
         return False
 
 
 def new_operation_id() -> str:
     """An id for one commit, 8 characters: enough to tell apart the few commits that a record remembers."""
-    return b2a_base64(os.urandom(6), newline=False).decode()
+    return _base64(os.urandom(6), newline=False).decode()
+
+
+# Compiled code finds a `Final` in its place, and would look for an import by its name each time.
+_sha256: Final = hashlib.sha256
+_base64: Final = b2a_base64
+_equal: Final = compare_digest

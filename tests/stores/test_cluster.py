@@ -11,9 +11,10 @@ from redis.crc import key_slot
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.redis.address import Address, Target
 from coatcheck.stores.redis.cluster import Cluster
+from coatcheck.stores.redis.commands import Command
 from coatcheck.stores.redis.confirming import wait_for_replica
 from coatcheck.stores.redis.topology import Pause, Refresh, Route, Send, Step
-from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed, whole
+from coatcheck.stores.redis.transport import ErrorReply, ExchangeFailed, whole
 
 A, B, C = (Address(host=host) for host in "abc")
 HALF = 8192
@@ -62,7 +63,7 @@ class Nodes:
         assert isinstance(step, Send)
         if step.commands == [("CLUSTER", "SLOTS")]:
             return step.read([self.map])
-        self.said.append((step.to.host, step.commands))
+        self.said.append((step.to.host, list(step.commands)))
         answer = self.answers.pop(0) if self.answers else ["OK"] * len(step.commands)
         if isinstance(answer, ExchangeFailed):
             raise answer

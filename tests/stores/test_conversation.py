@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,26 +11,15 @@ from hypothesis import strategies as st
 
 from coatcheck.stores.redis.conversation import Conversation, Leave, Request
 from coatcheck.stores.redis.transport import ErrorReply, whole
+from coatcheck.stores.redis.waiting import Waker
 
 
-class Waiter:
-    """Somebody who waits, and may give up."""
-
-    def __init__(self) -> None:
-        self.replies: list[Any] | None = None
-        self.error: Exception | None = None
-        self.gone = False
-
-    def done(self) -> bool:
-        return self.gone or self.replies is not None or self.error is not None
-
-    def set_result(self, answer: list[Any]) -> None:
-        assert not self.done()
-        self.replies = answer
-
-    def set_exception(self, error: Exception) -> None:
-        assert not self.done()
-        self.error = error
+def asked_for(wanted: int, *, given_up: bool = False) -> Request[list[Any]]:
+    """One who waits for so many replies, or has ceased to. Nobody is woken here, so no event loop is needed."""
+    request = Request(Waker(cast(Any, None)), wanted, whole, 0.0, 1.0, [])
+    if given_up:
+        request.cancel()
+    return request
 
 
 def resp(value: Any) -> bytes:
@@ -94,27 +83,22 @@ def test_everybody_gets_their_own_replies_however_the_bytes_are_split(
 ) -> None:
     pushed: list[Any] = []
     conversation = Conversation(on_push=pushed.append)
-    waiters = []
     stream = b""
     for answers, gives_up in asked:
-        waiter = Waiter()
-        waiter.gone = gives_up
-        waiters.append(waiter)
-        conversation.line.append(Request(waiter, len(answers), whole, 0.0, 1.0, []))
+        conversation.line.append(asked_for(len(answers), given_up=gives_up))
         if pushes:
             stream += b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n"
         stream += b"".join(map(resp, answers))
 
+    line = conversation.line.copy()
     for piece in in_pieces(stream, cuts):
         conversation.hear(piece)
 
     assert not conversation.line
-    for waiter, (answers, gives_up) in zip(waiters, asked, strict=True):
-        if gives_up:
-            assert waiter.replies is None
-        else:
-            assert waiter.replies is not None
-            assert comparable(waiter.replies) == comparable(answers)
+    for request, (answers, gives_up) in zip(line, asked, strict=True):
+        assert request.cancelled() == gives_up
+        if not gives_up:
+            assert comparable(request.result()) == comparable(answers)
     assert len(pushed) == (len(asked) if pushes else 0)
 
 
@@ -125,7 +109,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_conversation(
     conversation = Conversation()
     stream = b""
     for answers, _ in asked:
-        conversation.line.append(Request(Waiter(), len(answers), whole, 0.0, 1.0, []))
+        conversation.line.append(asked_for(len(answers)))
         stream += b"".join(map(resp, answers))
     with pytest.raises(Leave):
         for piece in in_pieces(stream + resp(surplus), cuts):
@@ -135,11 +119,11 @@ def test_a_reply_that_nobody_asked_for_ends_the_conversation(
 @given(st.binary(max_size=200), st.lists(st.integers(0, 10_000), max_size=12))
 def test_bytes_of_any_kind_are_replies_or_end_the_conversation(noise: bytes, cuts: list[int]) -> None:
     conversation = Conversation()
-    waiter = Waiter()
-    conversation.line.append(Request(waiter, 1, whole, 0.0, 1.0, []))
+    request = asked_for(1)
+    conversation.line.append(request)
     try:
         for piece in in_pieces(noise, cuts):
             conversation.hear(piece)
     except Leave:
         return
-    assert (waiter.replies is None) == bool(conversation.line)  # still waiting, or answered: nothing in between
+    assert request.done() != bool(conversation.line)  # still waiting, or answered: nothing in between

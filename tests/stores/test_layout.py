@@ -13,9 +13,8 @@ from msgspec import DecodeError
 
 from coatcheck.errors import ForeignReply
 from coatcheck.record import Changes, Renewal
-from coatcheck.stores.redis.conversation import pack
+from coatcheck.stores.redis.commands import Command, pack, together
 from coatcheck.stores.redis.layout import Layout, life_by_hand, life_by_json
-from coatcheck.stores.redis.transport import Command, together
 
 ID = "4vGkq0cWm2n8Zx1B"
 HASH = "h" * 44
@@ -63,7 +62,7 @@ def test_so_is_a_commit_with_a_read_after_it(changes: Changes, prefix: str) -> N
     layout = Layout("redis://localhost", prefix)
     update, fields = layout.update(ID, changes), layout.fields(ID)
     commands = together(update, fields)
-    assert commands == [*update, *fields]
+    assert list(commands) == [*update, *fields]
     assert pack(commands) == by_hiredis(list(commands))
 
 

@@ -15,7 +15,8 @@ from redis.backoff import NoBackoff
 from coatcheck.errors import ForeignReply
 from coatcheck.stores.redis import RedisStore, SyncRedisStore
 from coatcheck.stores.redis.blocking_fleet import BlockingFleet
-from coatcheck.stores.redis.transport import Command, Read, whole
+from coatcheck.stores.redis.commands import Command
+from coatcheck.stores.redis.transport import Read, whole
 from coatcheck.testing import AsyncStoreContract
 from tests.servers.cluster import ClusterGroup
 from tests.servers.fixtures import URLOpener

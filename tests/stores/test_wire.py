@@ -17,7 +17,8 @@ import pytest
 
 from coatcheck.errors import ForeignReply
 from coatcheck.stores.redis.address import Address
-from coatcheck.stores.redis.transport import Command, ExchangeFailed
+from coatcheck.stores.redis.commands import Command
+from coatcheck.stores.redis.transport import ExchangeFailed
 from coatcheck.stores.redis.wire import Wire
 from coatcheck.stores.redis.wires import Wires
 from tests.servers.clock import fair_time

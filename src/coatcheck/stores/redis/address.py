@@ -16,9 +16,10 @@ from redis.asyncio.connection import parse_url
 from coatcheck.errors import ConfigurationError
 from coatcheck.stores.opening import without_password
 from coatcheck.stores.query import TRUE_OR_FALSE, choice, number
+from coatcheck.stores.redis.commands import Command
 from coatcheck.stores.redis.confirming import MAY_WAIT, is_forbidden
 from coatcheck.stores.redis.evicting import QUESTIONS, Eviction
-from coatcheck.stores.redis.transport import Command, ErrorReply
+from coatcheck.stores.redis.transport import ErrorReply
 
 T = TypeVar("T")
 

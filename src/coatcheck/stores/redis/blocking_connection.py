@@ -10,7 +10,7 @@ import hiredis
 
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_socket import BlockingSocket
-from coatcheck.stores.redis.conversation import pack
+from coatcheck.stores.redis.commands import pack
 from coatcheck.stores.redis.evicting import Eviction
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.replies import NOTHING, Replies

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_wire import BlockingWire
+from coatcheck.stores.redis.commands import Commands
 from coatcheck.stores.redis.confirming import awaits_replica, wait_for_replica
 from coatcheck.stores.redis.forking import tell_when_forked
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import ExchangeFailed, Read
 from coatcheck.stores.steps import follow_blocking
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class BlockingFleet:
         self._refreshing: Future[None] | None = None  # or what became of it
         self._refreshed_at = float("-inf")
 
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+    def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `SyncTransport.exchange`."""
         now = monotonic()
         deadline = now + (self._timeout if timeout is None else timeout)
@@ -79,9 +80,9 @@ class BlockingFleet:
         if type(step) is Send:
             if step.brief:
                 left = min(left, self._timeout * BRIEF)
-            commands, waits = step.commands, awaits_replica(step.commands)
-            if waits:  # a little less, so that there is time to tell what it found
-                commands = [*commands[:-1], wait_for_replica(0.9 * left)]
+            commands, waits = step.commands, False
+            if awaits_replica(commands):  # a little less, so that there is time to tell what it found
+                commands, waits = [*commands[:-1], wait_for_replica(0.9 * left)], True
             return self._wire_to(step.to, waits).exchange(commands, step.read, timeout=left)
         if type(step) is Pause:
             if left <= step.seconds:

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.blocking_connection import BlockingConnection
-from coatcheck.stores.redis.conversation import pack
+from coatcheck.stores.redis.commands import Commands, pack
 from coatcheck.stores.redis.evicting import EvictionWarning
 from coatcheck.stores.redis.forking import tell_when_forked
 from coatcheck.stores.redis.gate import Gate
 from coatcheck.stores.redis.near import NearCache
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, whole
+from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class BlockingWire:
         self._outages = 0  # how often that was found out
         self._heard_at = self._silent_since = float("-inf")
 
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+    def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `SyncTransport.exchange`."""
         deadline = monotonic() + (self._timeout if timeout is None else timeout)
         packed = pack(commands)

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.commands import Command, Commands
 from coatcheck.stores.redis.confirming import decisive
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.topology import Drop, Pause, Refresh, Refused, Route, Send
-from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, ExchangeFailed, Read, whole
+from coatcheck.stores.redis.transport import LEAVING, ErrorReply, ExchangeFailed, Read, whole
 
 T = TypeVar("T")
 
@@ -38,11 +39,12 @@ class Cluster:
         self._slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._budget = RetryBudget()
 
-    def exchange(self, commands: list[Command], read: Read[T]) -> Route[T]:
+    def exchange(self, commands: Commands, read: Read[T]) -> Route[T]:
         """See `Topology.exchange`."""
         parts = list(_parts(commands))
         if len(parts) == 1:
             return (yield from self._carry(parts[0][0], commands, read))
+        commands = list(commands)
         replies: list[Any] = [None] * len(commands)
         answered: set[Address] = set()
         if all(command[0] in _READS for command in commands):
@@ -86,7 +88,7 @@ class Cluster:
         return self._known
 
     def _carry(
-        self, slot: int, commands: list[Command], read: Read[T], answered: set[Address] | None = None
+        self, slot: int, commands: Commands, read: Read[T], answered: set[Address] | None = None
     ) -> Route[T]:
         """Have commands on keys of one slot carried out, by whichever node it takes, which is added to `answered`."""
 
@@ -188,7 +190,7 @@ class Cluster:
         return replace(self._seeds[0], host=by.host if host in (None, "", "?") else host.strip("[]"), port=port)
 
 
-def _parts(commands: list[Command]) -> Iterator[tuple[int, int, int]]:
+def _parts(commands: Commands) -> Iterator[tuple[int, int, int]]:
     """Slot, first and end of each run of commands with the same key. What has no key belongs to those before it."""
     key: str | int | None = None
     first = 0
@@ -202,7 +204,7 @@ def _parts(commands: list[Command]) -> Iterator[tuple[int, int, int]]:
     yield key_slot(str(key).encode()), first, len(commands)
 
 
-def _asking(commands: list[Command]) -> tuple[list[Command], list[bool]]:
+def _asking(commands: Commands) -> tuple[list[Command], list[bool]]:
     """The commands for a node that is about to take over the slot, and which of them are not the asking itself."""
     asking: list[Command] = []
     is_own: list[bool] = []
@@ -215,7 +217,7 @@ def _asking(commands: list[Command]) -> tuple[list[Command], list[bool]]:
     return asking, is_own
 
 
-def _check(commands: list[Command], replies: list[Any]) -> None:
+def _check(commands: Commands, replies: list[Any]) -> None:
     """Raise `Refused` if the node refused any of the commands that matter: then all are sent again."""
     for reply in replies[: decisive(commands) + 1]:
         if type(reply) is ErrorReply and reply.code in _REFUSALS:

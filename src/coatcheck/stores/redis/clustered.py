@@ -9,8 +9,9 @@ import redis.asyncio as client
 import redis.exceptions as client_errors
 from redis.client import NEVER_DECODE
 
+from coatcheck.stores.redis.commands import Command, Commands
 from coatcheck.stores.redis.pooled import as_text, error_reply
-from coatcheck.stores.redis.transport import LEAVING, Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import LEAVING, ExchangeFailed, Read
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class ClusteredTransport:
         self._cluster = cluster
         self._timeout = timeout
 
-    async def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+    async def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `Transport.exchange`."""
         timeout = self._timeout if timeout is None else timeout
         sent = False

@@ -7,9 +7,10 @@ that all replicas have all that it wrote. So a commit that may have been applied
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
-from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed
+from coatcheck.stores.redis.commands import Command, Commands
+from coatcheck.stores.redis.transport import ErrorReply, ExchangeFailed
 
 
 class Unconfirmed(ExchangeFailed):
@@ -41,9 +42,9 @@ def wait_for_replica(seconds: float) -> Command:
     return ("WAIT", 1, max(1, int(seconds * 1000)))
 
 
-def awaits_replica(commands: list[Command]) -> bool:
-    """Whether this is a commit that is to be confirmed."""
-    return commands[-1][0] == "WAIT"
+def awaits_replica(commands: Commands) -> TypeGuard[list[Command]]:
+    """Whether this is a commit that is to be confirmed. None of these is packed as a whole."""
+    return isinstance(commands, list) and commands[-1][0] == "WAIT"
 
 
 def is_confirmed(reply: Any) -> bool:
@@ -51,12 +52,13 @@ def is_confirmed(reply: Any) -> bool:
     return type(reply) is int and reply >= 1
 
 
-def decisive(commands: list[Command]) -> int:
+def decisive(commands: Commands) -> int:
     """The place of the command whose reply says what became of an exchange: the last script, if there is one.
 
     What follows a commit, `WAIT` or a look at what is there now, does not change what became of it.
     """
-    for place in range(len(commands) - 1, -1, -1):
-        if commands[place][0] in ("EVALSHA", "EVAL"):
+    names = [command[0] for command in commands]
+    for place in range(len(names) - 1, -1, -1):
+        if names[place] in ("EVALSHA", "EVAL"):
             return place
-    return len(commands) - (2 if awaits_replica(commands) else 1)
+    return len(names) - (2 if names[-1] == "WAIT" else 1)

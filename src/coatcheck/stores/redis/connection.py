@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from coatcheck.stores.redis.conversation import Conversation, Leave, Request, pack
+from coatcheck.clock import monotonic
+from coatcheck.stores.redis.commands import pack
+from coatcheck.stores.redis.conversation import Conversation, Leave, Request
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.transport import ExchangeFailed, Read, Told, whole
 from coatcheck.stores.redis.waiting import Awaited, Waker
@@ -73,9 +74,9 @@ class Connection(asyncio.Protocol):
         It gets what `read` makes of the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; a little
         later at most) or when the connection is lost.
         """
-        waiter: Awaited[T] = Awaited(self._waker)
         replies: list[Any] = [] if self._near is None else Told(self, now)
-        self.line.append(Request(waiter, wanted, read, now, deadline, replies))
+        request = Request(self._waker, wanted, read, now, deadline, replies)
+        self.line.append(request)
         self._out.append(packed)
         self._unsent += 1
         if len(self._out) >= _BATCH:  # the server begins with these while we make more
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         if not self._ticking:
             self._tick(self._often, often=True)
-        return waiter
+        return request
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -206,7 +207,7 @@ class Connection(asyncio.Protocol):
             self._tick(self._often, often=True)
 
 
-_BATCH = 32
+_BATCH: Final = 32
 """Commands that go out before the tick is over."""
 
 
@@ -215,6 +216,6 @@ def _end(error: BaseException) -> None:
     raise error
 
 
-def _fail(request: Request, error: ExchangeFailed) -> None:
-    if not request.waiter.done():
-        request.waiter.set_exception(error)
+def _fail(request: Request[Any], error: ExchangeFailed) -> None:
+    if not request.done():
+        request.set_exception(error)

@@ -7,41 +7,27 @@ many, or bytes that are no reply, mean that the order is lost; the connection mu
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import hiredis
+from mypy_extensions import i64
 
 from coatcheck.stores.redis.replies import NOTHING, PushNotification, Replies
-from coatcheck.stores.redis.transport import LEAVING, Command, Packed, Read
+from coatcheck.stores.redis.transport import LEAVING, Read
+from coatcheck.stores.redis.waiting import Awaited, Waker
+
+T = TypeVar("T")
 
 
 class Leave(Exception):
     """This connection is not to be used any more: what came cannot be a reply to what was sent, or says so itself."""
 
 
-class Waiter(Protocol):
-    """Whoever waits for replies. `waiting.Awaited` is one."""
-
-    def done(self) -> bool:
-        """Whether it has stopped waiting."""
-        ...
-
-    def set_result(self, answer: Any, /) -> None:
-        """Here is the answer."""
-        ...
-
-    def set_exception(self, error: Exception, /) -> None:
-        """The replies make no answer, but this."""
-        ...
-
-
-class Request:
-    """One place in the line.
+class Request(Awaited[T]):
+    """One place in the line, and what whoever waits for its answer awaits.
 
     Attributes:
-        waiter: who gets the answer.
         wanted: how many replies there will be.
         read: makes the answer of them.
         sent_at, deadline: on the waiter's clock.
@@ -49,12 +35,12 @@ class Request:
         spared: whether it has been let off its deadline once.
     """
 
-    __slots__ = ("deadline", "read", "replies", "sent_at", "spared", "waiter", "wanted")
+    __slots__ = ("deadline", "read", "replies", "sent_at", "spared", "wanted")
 
     def __init__(
-        self, waiter: Waiter, wanted: int, read: Read[Any], sent_at: float, deadline: float, replies: list[Any]
+        self, waker: Waker, wanted: int, read: Read[T], sent_at: float, deadline: float, replies: list[Any]
     ) -> None:
-        self.waiter = waiter
+        super().__init__(waker)
         self.wanted = wanted
         self.read = read
         self.sent_at = sent_at
@@ -71,7 +57,7 @@ class Conversation:
     """
 
     def __init__(self, on_push: Callable[[list[Any]], None] | None = None) -> None:
-        self.line: deque[Request] = deque()
+        self.line: list[Request[Any]] = []
         self._reader = Replies()
         self._on_push = on_push
 
@@ -89,37 +75,29 @@ class Conversation:
         reader = self._reader
         reader.feed(data)
         line = self.line
+        answered: i64 = 0
         try:
             while (reply := reader.gets()) is not NOTHING:
                 if type(reply) is PushNotification:
                     if self._on_push is not None:
                         self._on_push(reply)
                     continue
-                if not line:
+                if answered == len(line):
                     raise Leave("a reply that nobody asked for")
-                request = line[0]
+                request = line[answered]
                 replies = request.replies
                 replies.append(reply)
                 if len(replies) < request.wanted:
                     continue
-                line.popleft()
-                waiter = request.waiter
-                if not waiter.done():
+                answered += 1
+                if not request.done():
                     try:
-                        waiter.set_result(request.read(replies))
+                        request.set_result(request.read(replies))
                     except Exception as error:
-                        waiter.set_exception(error)
+                        request.set_exception(error)
                         if isinstance(error, LEAVING):
                             raise Leave(str(error)) from None
         except hiredis.ProtocolError as error:
             raise Leave(f"what came is no reply ({error})") from None
-
-
-def pack(commands: list[Command]) -> bytes:
-    """The commands as the server reads them."""
-    if type(commands) is Packed:
-        return commands.data
-    return _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
-
-
-_pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
+        finally:
+            del line[:answered]

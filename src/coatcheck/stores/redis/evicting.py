@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from coatcheck.stores.redis.transport import Command
+from coatcheck.stores.redis.commands import Command
 
 _log = logging.getLogger("coatcheck")
 

@@ -9,11 +9,12 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.commands import Commands
 from coatcheck.stores.redis.confirming import awaits_replica
 from coatcheck.stores.redis.lane import Lane
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import ExchangeFailed, Read
 from coatcheck.stores.redis.wire import Wire
 from coatcheck.stores.steps import follow
 
@@ -50,7 +51,7 @@ class Fleet:
         self._refreshed_at = float("-inf")
         self._closed = False
 
-    async def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+    async def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `Transport.exchange`."""
         now = monotonic()
         deadline = now + (self._timeout if timeout is None else timeout)

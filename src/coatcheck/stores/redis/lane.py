@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar, cast
 
+from coatcheck.stores.redis.commands import Command
 from coatcheck.stores.redis.confirming import wait_for_replica
-from coatcheck.stores.redis.transport import LEAVING, Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import LEAVING, ExchangeFailed, Read
 from coatcheck.stores.redis.wire import Wire
 
 T = TypeVar("T")

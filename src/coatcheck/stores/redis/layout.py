@@ -33,7 +33,8 @@ from coatcheck.errors import (
     StoreUnavailable,
 )
 from coatcheck.record import Applied, Changes, NewRecord, Record, counter, is_text
-from coatcheck.stores.redis.transport import Command, ErrorReply, NotPrimary, Packed
+from coatcheck.stores.redis.commands import Command, Commands, Packed
+from coatcheck.stores.redis.transport import ErrorReply, NotPrimary
 from coatcheck.ticket import ID_CHARACTERS, is_session_id
 
 
@@ -48,25 +49,23 @@ class Script:
     def command(self, key: str, *arguments: str | int) -> Command:
         return ("EVALSHA", self.sha, 1, key, *arguments)
 
-    def commands(self, key: str, arguments: list[str]) -> list[Command]:
+    def commands(self, key: str, arguments: list[str]) -> Commands:
         """The one command, packed already if that is a matter of joining texts."""
-        commands = Packed((self.command(key, *arguments),))
         text = f"*{len(arguments) + 4}{self._start}${len(key)}\r\n{key}\r\n"
         text += "".join([f"${len(argument)}\r\n{argument}\r\n" for argument in arguments])
         if not text.isascii():  # its lengths are counted in bytes
-            return list(commands)
-        commands.data = text.encode()
-        return commands
+            return [self.command(key, *arguments)]
+        return Packed(text.encode(), 1)
 
     def with_text(self, command: Command) -> Command:
         return ("EVAL", self.text, *command[2:])
 
 
-CREATE = Script("create.lua")
-UPDATE = Script("update.lua")
-OWN = Script("own.lua")
-DISOWN = Script("disown.lua")
-_SCRIPTS = {script.sha: script for script in (CREATE, UPDATE, OWN, DISOWN)}
+CREATE: Final = Script("create.lua")
+UPDATE: Final = Script("update.lua")
+OWN: Final = Script("own.lua")
+DISOWN: Final = Script("disown.lua")
+_SCRIPTS: Final = {script.sha: script for script in (CREATE, UPDATE, OWN, DISOWN)}
 
 
 def with_script_text(command: Command) -> Command:
@@ -96,10 +95,13 @@ class Layout:
     def __init__(self, store: str, prefix: str = "coatcheck:") -> None:
         self.store = store
         self.prefix = prefix
-        # The bytes of a read, but for the session's id. To pack its commands anew costs ten times as much.
+        # The bytes of a read, but for the session's id, and how many they are with one of the usual length. To pack its
+        # commands anew costs ten times as much.
         start = f"${len(self.session_key('').encode()) + ID_CHARACTERS}\r\n{self.session_key('')}"
         self._hgetall = f"*2\r\n$7\r\nHGETALL\r\n{start}"
         self._pttl = f"\r\n*2\r\n$4\r\nPTTL\r\n{start}"
+        self._fields_bytes = len(f"{self._hgetall}\r\n".encode()) + ID_CHARACTERS
+        self._read_bytes = self._fields_bytes + len(self._pttl.encode()) + ID_CHARACTERS
 
     def session_key(self, session_id: str) -> str:
         return f"{self.prefix}session:{session_id}"
@@ -109,14 +111,13 @@ class Layout:
 
     # --- read --------------------------------------------------------------------------------------------------------
 
-    def read(self, session_id: str) -> list[Command]:
+    def read(self, session_id: str) -> Commands:
         """The hash and what is left of its life: two commands in one round trip."""
-        key = self.session_key(session_id)
-        commands = Packed((("HGETALL", key), ("PTTL", key)))
-        if len(session_id) != ID_CHARACTERS or not session_id.isascii():
-            return list(commands)
-        commands.data = f"{self._hgetall}{session_id}{self._pttl}{session_id}\r\n".encode()
-        return commands
+        data = f"{self._hgetall}{session_id}{self._pttl}{session_id}\r\n".encode()
+        if len(data) != self._read_bytes:
+            key = self.session_key(session_id)
+            return [("HGETALL", key), ("PTTL", key)]
+        return Packed(data, 2)
 
     def record(self, session_id: str, replies: list[Any]) -> Record | None:
         """The record in the replies to `read`.
@@ -153,8 +154,10 @@ class Layout:
         if owner is not None and not owner.isascii() and not is_text(owner):
             raise CorruptRecord(session_id, "its owner is no text")
         operations = take("@operations", "")
-        if not "".join(raw).isascii():
-            raw = {name: text for name, text in raw.items() if is_text(name)}  # nobody could name the others
+        for name in raw:
+            if not _is_ascii(name):
+                raw = {name: text for name, text in raw.items() if is_text(name)}  # nobody could name the others
+                break
         if left_ms in (0, -2):  # its last millisecond, or it went between the two commands
             return None
         expires = touched + idle_ms
@@ -168,13 +171,10 @@ class Layout:
             owner, operations, raw,
         )  # fmt: skip
 
-    def fields(self, session_id: str) -> list[Command]:
+    def fields(self, session_id: str) -> Commands:
         """The hash alone, right after a commit; see `just_touched`."""
-        commands = Packed((("HGETALL", self.session_key(session_id)),))
-        if len(session_id) != ID_CHARACTERS or not session_id.isascii():
-            return list(commands)
-        commands.data = f"{self._hgetall}{session_id}\r\n".encode()
-        return commands
+        data = f"{self._hgetall}{session_id}\r\n".encode()
+        return Packed(data, 1) if len(data) == self._fields_bytes else [("HGETALL", self.session_key(session_id))]
 
     def just_touched(self, session_id: str, reply: Any) -> Record | None:
         """The record in the reply to `fields`. It was touched a moment ago: that tells the server's time."""
@@ -198,7 +198,7 @@ class Layout:
             raise SessionExists(new.session_id)
         return Applied(reply[1], reply[2])
 
-    def update(self, session_id: str, changes: Changes) -> list[Command]:
+    def update(self, session_id: str, changes: Changes) -> Commands:
         sets, deletes, increments, retain = changes.sets, changes.deletes, changes.increments, changes.retain
         renewal = "- 0 -"
         if changes.renewal is not None:
@@ -243,7 +243,7 @@ class Layout:
 
     # --- delete ------------------------------------------------------------------------------------------------------
 
-    def delete(self, session_id: str) -> list[Command]:
+    def delete(self, session_id: str) -> Commands:
         """Remove the key, and learn in the same round trip in whose index it stands."""
         key = self.session_key(session_id)
         return [("HGET", key, "@owner"), ("UNLINK", key)]
@@ -259,7 +259,7 @@ class Layout:
     def own(self, owner: str, session_id: str, life_ms: int) -> Command:
         return OWN.command(self.owner_key(owner), session_id, life_ms)
 
-    def owned(self, owner: str) -> list[Command]:
+    def owned(self, owner: str) -> Commands:
         """The owner's session ids, after an echo that shows that the list is the answer to this very question."""
         return [("ECHO", self.owner_key(owner)), ("ZRANGE", self.owner_key(owner), 0, -1)]
 
@@ -313,10 +313,10 @@ class Layout:
         return replies
 
 
-_LIVES = -1
+_LIVES: Final = -1
 """What `PTTL` says of a key that has no end."""
 
-_BEFORE_WRITING = re.compile(
+_BEFORE_WRITING: Final = re.compile(
     r"\b(NOSCRIPT|WRONGTYPE|OOM|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|LOADING|BUSY|CLUSTERDOWN)\b"
 )
 """With these a script fails at its first step at the latest; an older server puts words of its own before them. With any
@@ -325,7 +325,7 @@ other, one that the server's access list causes for instance, part of a commit m
 # Few enough digits to be exact in Lua. `update.lua` accepts nothing else, or a session could be read that can never be
 # changed.
 _Number: TypeAlias = Annotated[int, Meta(ge=0, lt=10**15)]
-_decode_life = Decoder(tuple[_Number, _Number, _Number, _Number, _Number, _Number]).decode
+_decode_life: Final = Decoder(tuple[_Number, _Number, _Number, _Number, _Number, _Number]).decode
 
 
 def _life(text: str) -> tuple[int, int, int, int, int, int]:
@@ -374,6 +374,9 @@ _CLOSING: Final = 93  # ]
 _COMMA: Final = 44
 _ZERO: Final = 48
 _NINE: Final = 57
+
+
+_is_ascii: Final = str.isascii
 
 
 def _pairs(items: Any) -> list[Any]:

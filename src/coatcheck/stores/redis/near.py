@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -247,10 +247,10 @@ class _Nobody:
         return False
 
 
-_NOBODY = _Nobody()
+_NOBODY: Final = _Nobody()
 
-GONE = inf
+GONE: Final = inf
 """The version of a session that has been deleted: its id is never used again."""
 
-_CHARACTERS = 4096
+_CHARACTERS: Final = 4096
 """How many characters of values a place has."""

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import redis.asyncio as client
 import redis.exceptions as client_errors
 
-from coatcheck.stores.redis.transport import LEAVING, Command, ErrorReply, ExchangeFailed, Read
+from coatcheck.stores.redis.commands import Commands
+from coatcheck.stores.redis.transport import LEAVING, ErrorReply, ExchangeFailed, Read
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class PooledTransport:
         self._pool = pool
         self._timeout = timeout
 
-    async def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+    async def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `Transport.exchange`."""
         sent = False
         timeout = self._timeout if timeout is None else timeout

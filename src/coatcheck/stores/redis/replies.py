@@ -13,10 +13,10 @@ from mypy_extensions import i64
 
 from coatcheck.stores.redis.transport import ErrorReply
 
-NOTHING = object()
+NOTHING: Final = object()
 """What a reader gives as long as the bytes do not suffice for a reply."""
 
-PushNotification = hiredis.PushNotification
+PushNotification: Final = hiredis.PushNotification
 
 
 class Replies:

@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.commands import Command, Commands
 from coatcheck.stores.redis.confirming import decisive
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.topology import Refresh, Refused, Route, Send
-from coatcheck.stores.redis.transport import Command, ErrorReply, ExchangeFailed, Read, whole
+from coatcheck.stores.redis.transport import ErrorReply, ExchangeFailed, Read, whole
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Sentinel:
         self._epoch = -1
         self._budget = RetryBudget()
 
-    def exchange(self, commands: list[Command], read: Read[T]) -> Route[T]:
+    def exchange(self, commands: Commands, read: Read[T]) -> Route[T]:
         """See `Topology.exchange`."""
 
         def unless_refused(replies: list[Any]) -> T:

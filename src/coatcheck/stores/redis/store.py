@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from time import monotonic
 from typing import Any, TypeVar
 
 import redis.asyncio as client
 from mypy_extensions import mypyc_attr
 
+from coatcheck.clock import monotonic
 from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
 from coatcheck.stores.redis.address import Target
 from coatcheck.stores.redis.clustered import ClusteredTransport

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import redis as client
 import redis.exceptions as client_errors
 
+from coatcheck.stores.redis.commands import Commands
 from coatcheck.stores.redis.pooled import as_text, error_reply
-from coatcheck.stores.redis.transport import LEAVING, Command, ExchangeFailed, Read
+from coatcheck.stores.redis.transport import LEAVING, ExchangeFailed, Read
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class SyncPooledTransport:
         self._pool = pool
         self._timeout = timeout
 
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+    def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `SyncTransport.exchange`."""
         timeout = self._timeout if timeout is None else timeout
         deadline = monotonic() + timeout

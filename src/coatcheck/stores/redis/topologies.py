@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from coatcheck.stores.redis.address import Address, Target
 from coatcheck.stores.redis.cluster import Cluster
+from coatcheck.stores.redis.commands import Commands
 from coatcheck.stores.redis.sentinel import Sentinel
 from coatcheck.stores.redis.topology import Route, Send, Topology
-from coatcheck.stores.redis.transport import Command, Read
+from coatcheck.stores.redis.transport import Read
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class Single:
     def __init__(self, address: Address) -> None:
         self._address = address
 
-    def exchange(self, commands: list[Command], read: Read[T]) -> Route[T]:
+    def exchange(self, commands: Commands, read: Read[T]) -> Route[T]:
         """See `Topology.exchange`."""
         answer: T = yield Send(self._address, commands, read)
         return answer

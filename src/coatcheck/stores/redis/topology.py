@@ -16,7 +16,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from msgspec import Struct
 
 from coatcheck.stores.redis.address import Address
-from coatcheck.stores.redis.transport import Command, ErrorReply, Read
+from coatcheck.stores.redis.commands import Commands
+from coatcheck.stores.redis.transport import ErrorReply, Read
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Send(Struct, Generic[T], frozen=True):
     """
 
     to: Address
-    commands: list[Command]
+    commands: Commands
     read: Read[T]
     brief: bool = False
 
@@ -87,7 +88,7 @@ class Topology(Protocol):
     @property
     def fresh_for(self) -> float: ...
 
-    def exchange(self, commands: list[Command], read: Read[T]) -> Route[T]:
+    def exchange(self, commands: Commands, read: Read[T]) -> Route[T]:
         """Have the right servers carry out the commands. Raises what a `Transport` raises."""
         ...
 

@@ -6,27 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from coatcheck.errors import ForeignReply, StoreUnavailable
+from coatcheck.stores.redis.commands import Commands
 
 T = TypeVar("T")
-
-Command: TypeAlias = tuple[str | int, ...]
-
-
-class Packed(list[Command]):
-    """Commands with their bytes, where these can be had for less than by packing the commands."""
-
-    __slots__ = ("data",)
-    data: bytes
-
-
-def together(first: list[Command], second: list[Command]) -> list[Command]:
-    """Some commands and then others, packed if all of them are."""
-    commands = Packed([*first, *second])
-    if not (isinstance(first, Packed) and isinstance(second, Packed)):
-        return list(commands)
-    commands.data = first.data + second.data
-    return commands
-
 
 class Source(Protocol):
     """A connection on which the server announces what has changed."""
@@ -105,7 +87,7 @@ LEAVING = (ForeignReply, NotPrimary)
 class Transport(Protocol):
     """Carries commands to the server and their replies back."""
 
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
+    def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """Send the commands in one write, and give `read` the replies, in order, texts as `str`.
 
         Bytes that are not UTF-8 come as lone surrogates (PEP 383). An error reply stands in its place as an `ErrorReply`.
@@ -129,7 +111,7 @@ class Transport(Protocol):
 class SyncTransport(Protocol):
     """The same for threads: `exchange` blocks. May be used from many threads at once."""
 
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
+    def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `Transport.exchange`."""
         ...
 

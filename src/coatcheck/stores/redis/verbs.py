@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from time import monotonic
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from coatcheck.clock import monotonic
 from coatcheck.errors import CorruptRecord, OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.record import Applied, Changes, NewRecord, Record, is_text
+from coatcheck.stores.redis.commands import Commands, together
 from coatcheck.stores.redis.confirming import CONFIRMATION, Unconfirmed, awaits_replica, is_confirmed
 from coatcheck.stores.redis.gate import RetryBudget
 from coatcheck.stores.redis.layout import Layout, ScriptUnknown, with_script_text
 from coatcheck.stores.redis.near import GONE, NearCache, freshness_token
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, Told, together
+from coatcheck.stores.redis.transport import ExchangeFailed, Read, Told
 from coatcheck.ticket import is_session_id
 
 T = TypeVar("T")
@@ -41,9 +42,9 @@ class Exchange(Generic[T]):
     def __init__(
         self,
         session_id: str,
-        commands: list[Command],
+        commands: Commands,
         read: Read[T],
-        again: Callable[[], list[Command]] | None = None,
+        again: Callable[[], Commands] | None = None,
     ) -> None:
         self.session_id = session_id
         self.commands = commands
@@ -274,7 +275,7 @@ class _Updating:
         self._session_id = session_id
         self._changes = changes
 
-    def commands(self) -> list[Command]:
+    def commands(self) -> Commands:
         changes = self._changes
         update = self._layout.update(self._session_id, changes)
         if changes.owner is None:
@@ -284,7 +285,7 @@ class _Updating:
             *update,
         ]
 
-    def again(self) -> list[Command]:
+    def again(self) -> Commands:
         return _Updating(self._layout, self._session_id, self._changes.again()).commands()
 
     def read(self, replies: list[Any]) -> Applied:
@@ -295,5 +296,5 @@ def _nothing(_: list[Any]) -> None:
     """Reads no answer at all."""
 
 
-_BATCH = 100
+_BATCH: Final = 100
 """How many sessions of an owner are read in one round trip."""

@@ -8,10 +8,9 @@ came. asyncio takes any object for a future that behaves like one (`asyncio.isfu
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -135,7 +134,7 @@ class Awaited(Generic[T]):
             loop.call_exception_handler({"message": f"Exception in callback {callback!r}", "exception": error})
 
 
-_NO_MORE: list[Any] = []
+_NO_MORE: Final[list[Any]] = []
 
 
 class Waker:
@@ -149,7 +148,7 @@ class Waker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._woken: deque[Awaited[Any]] = deque()
+        self._woken: list[Awaited[Any]] = []
         self._due = False
 
     def wake(self, awaited: Awaited[Any]) -> None:
@@ -164,11 +163,15 @@ class Waker:
 
     def wake_all(self) -> None:
         self._due = False
-        woken = self._woken
+        woken, self._woken = self._woken, []  # whoever comes meanwhile is for the next tick
+        done = 0
         try:
-            for _ in range(len(woken)):  # whoever comes meanwhile is for the next tick
-                woken.popleft().wake()
+            for awaited in woken:
+                done += 1
+                awaited.wake()
         finally:
-            if woken and not self._due:  # a handler ended the process: the others are told so by its loop
-                self._due = True
-                self.loop.call_soon(self.wake_all)
+            if done < len(woken):  # a handler ended the process: the others are told so by its loop
+                self._woken = [*woken[done:], *self._woken]
+                if not self._due:
+                    self._due = True
+                    self.loop.call_soon(self.wake_all)

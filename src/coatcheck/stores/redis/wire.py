@@ -6,21 +6,21 @@ import asyncio
 import socket
 from collections.abc import Awaitable
 from itertools import islice
-from time import monotonic
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from coatcheck.clock import monotonic
 from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.commands import Commands, pack
 from coatcheck.stores.redis.connection import Connection
-from coatcheck.stores.redis.conversation import pack
 from coatcheck.stores.redis.evicting import EvictionWarning
 from coatcheck.stores.redis.gate import Gate
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.resolver import resolver
-from coatcheck.stores.redis.transport import Command, ExchangeFailed, Read, whole
+from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
 
 T = TypeVar("T")
 
-_CLOSED = "the store was closed"
+_CLOSED: Final = "the store was closed"
 
 
 class Wire:
@@ -56,7 +56,7 @@ class Wire:
         self._turns: dict[asyncio.Future[None], None] = {}  # whoever waits, in order
         self._closed = ""  # why, once it is
 
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
+    def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """See `Transport.exchange`."""
         now = monotonic()
         deadline = now + (self._timeout if timeout is None else timeout)
@@ -65,7 +65,7 @@ class Wire:
             return self._exchange_in_turn(commands, read, deadline)
         return connection.send(pack(commands), len(commands), read, now, deadline)
 
-    async def _exchange_in_turn(self, commands: list[Command], read: Read[T], deadline: float) -> T:
+    async def _exchange_in_turn(self, commands: Commands, read: Read[T], deadline: float) -> T:
         if deadline <= monotonic():
             raise ExchangeFailed("no time is left", sent=False, slow=True)
         packed = pack(commands)  # before the turn comes: a turn that was taken must be used, or nobody is woken
@@ -222,5 +222,5 @@ async def _dial(address: Address, timeout: float) -> socket.socket:
     raise OSError(f"{address.host} has no address")
 
 
-_WAITING_ROOM = 16_384
+_WAITING_ROOM: Final = 16_384
 """How many may wait; further ones are refused at once rather than kept for nothing."""

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.commands import Commands
 from coatcheck.stores.redis.forking import AfterFork
 from coatcheck.stores.redis.near import NearCache
-from coatcheck.stores.redis.transport import Command, Read, Transport
+from coatcheck.stores.redis.transport import Read, Transport
 from coatcheck.stores.redis.wire import Wire
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class PerLoop:
         self._latest: tuple[asyncio.AbstractEventLoop | None, Transport | None] = (None, None)
         self._after_fork = AfterFork(self.forked)
 
-    def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
+    def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """See `Transport.exchange`."""
         loop, wire = self._latest
         if wire is None or loop is not asyncio.get_running_loop():
