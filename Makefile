@@ -56,7 +56,7 @@ bench: env-dev $(if $(filter 0,$(COMPILED)),,compiled)  ## what sessions cost, c
 compiled: env-dev $(WHEEL)/built  ## the package as its wheels are, in build/compiled; needs a C compiler
 
 $(WHEEL)/built: hatch_build.py pyproject.toml $(shell find src -name '*.py' -o -name '*.lua' 2>/dev/null)
-	@echo "Compiling coatcheck (a minute) …"
+	@echo "Compiling coatcheck (a minute or two) …"
 	@rm -rf $(WHEEL)
 	@HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m pip --disable-pip-version-check --quiet install \
 		--no-deps --no-build-isolation --no-index --target $(WHEEL) . || { \

@@ -19,10 +19,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
-    "ticket", "cookie", "codec", "session", "lifecycle", "manager", "asgi",
-    "clock", "stores/redis/commands", "stores/redis/waiting", "stores/redis/replies", "stores/redis/conversation", "stores/redis/connection",
-    "stores/redis/wire", "stores/redis/layout", "stores/redis/near", "stores/redis/verbs", "stores/redis/wires",
-    "stores/redis/store",
+    "clock", "ticket", "cookie", "codec", "record", "session", "lifecycle", "manager", "asgi",
+    "stores/redis/gate", "stores/redis/commands", "stores/redis/waiting", "stores/redis/replies",
+    "stores/redis/conversation", "stores/redis/connection", "stores/redis/wire", "stores/redis/layout",
+    "stores/redis/near", "stores/redis/verbs", "stores/redis/wires", "stores/redis/store",
 )  # fmt: skip
 """The modules on the way of a request. What they hand one another is checked where it enters, so keep them together."""
 

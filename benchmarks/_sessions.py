@@ -7,7 +7,7 @@ import json
 from base64 import urlsafe_b64encode
 from functools import cache
 
-from coatcheck.record import Changes, NewRecord
+from coatcheck.changes import Changes, NewRecord
 from coatcheck.ticket import Ticket, new_operation_id
 
 IDLE_MS = 14 * 86_400_000

@@ -29,7 +29,7 @@ from redis.asyncio import Redis
 
 from benchmarks import _harness as harness
 from benchmarks import _sessions as sessions
-from coatcheck.record import NewRecord
+from coatcheck.changes import NewRecord
 from coatcheck.stores.redis import RedisStore
 from tests.servers.valkey import Valkey
 

@@ -31,8 +31,8 @@ from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
 from benchmarks import _harness as harness
+from coatcheck.changes import NewRecord
 from coatcheck.errors import OutcomeUnknown, SessionGone, StoreUnavailable
-from coatcheck.record import NewRecord
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import a_commit, a_record
 from tests.servers.cluster import ClusterGroup

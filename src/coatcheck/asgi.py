@@ -173,7 +173,7 @@ class _Response:
         """The start of the response, as it has to be with this session."""
         session = self._session
         is_http = self._start == "http.response.start"
-        session.close(_RESPONSE_STARTED if is_http else None, HEADERS_SENT)
+        session.close(_RESPONSE_STARTED if is_http else None, _HEADERS_SENT)
         looked_at, set_cookies = session.looked_at, session.set_cookies
         if looked_at or set_cookies:
             headers = finish_headers(message.get("headers", ()), looked_at=looked_at, set_cookies=set_cookies)
@@ -186,6 +186,7 @@ class _Response:
 _START: Final = {"http": "http.response.start", "websocket": "websocket.accept"}
 
 _RESPONSE_STARTED: Final = response_started("await ")
+_HEADERS_SENT: Final = HEADERS_SENT  # see `clock`
 
 
 class _Greeting:

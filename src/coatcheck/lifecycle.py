@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
 
+from coatcheck.changes import Applied, Changes, NewRecord, Renewal
 from coatcheck.cookie import Cookie
-from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal, created
+from coatcheck.record import Record, created
 from coatcheck.session import NO_DELTA, Before, Delta, Session
 from coatcheck.settings import Settings
 from coatcheck.ticket import Ticket, new_operation_id, same_hash

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
+from coatcheck.changes import Applied
 from coatcheck.clock import monotonic
 from coatcheck.codec import Codec, JSONCodec
 from coatcheck.cookie import SEEN, Cookie
@@ -39,10 +40,10 @@ from coatcheck.lifecycle import (
     ticket_of,
 )
 from coatcheck.observers.logs import log
-from coatcheck.record import Applied, FreshRead, Record
+from coatcheck.record import Record
 from coatcheck.session import Session
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import AsyncFreshness, AsyncJoining, AsyncOwnerIndex, AsyncStore, NearReading
+from coatcheck.stores.interface import AsyncFreshness, AsyncJoining, AsyncOwnerIndex, AsyncStore, FreshRead, NearReading
 from coatcheck.stores.memory import MemoryStore
 from coatcheck.stores.opening import open_store
 from coatcheck.ticket import Ticket
@@ -65,7 +66,7 @@ class ManagedSession(Session):
         self.set_cookie: str | None = None  # what the response must carry after a commit, if anything
         self.set_seen: str | None = None  # the same of the freshness token
         self.committing: list[asyncio.Future[None]] | None = None  # while a commit is under way, who waits for its end
-        self.time_left = manager.settings.store_ms / 1000  # seconds that this request may still spend on its store
+        self.time_left = manager.store_seconds  # seconds that this request may still spend on its store
 
     @property
     def set_cookies(self) -> Sequence[str]:
@@ -106,7 +107,7 @@ class AsyncSession(ManagedSession):
             StoreUnavailable: the store is down, or full; nothing was saved.
             OutcomeUnknown: the store's answer was lost; the changes may or may not have been saved.
         """
-        self.time_left = self.manager.settings.store_ms / 1000
+        self.time_left = self.manager.store_seconds
         await self.manager.commit(self)
 
     async def reload(self) -> None:
@@ -154,6 +155,7 @@ class SessionManager:
         observers: Iterable[Observer] = (log,),
     ) -> None:
         self.settings = settings or Settings()
+        self.store_seconds = self.settings.store_ms / 1000
         self.codec: Codec = JSONCodec() if codec is None else codec
         self.cookie = Cookie(self.settings.cookie)
         self._owns_store = isinstance(store, str)
@@ -316,7 +318,7 @@ class SessionManager:
         if session_id is None or ticket is None:
             return
         try:
-            record = await self.store.read(session_id, timeout=self.settings.store_ms / 1000)
+            record = await self.store.read(session_id, timeout=self.store_seconds)
         except CorruptRecord as error:
             self._tell("record_corrupt", session_id, error.problem)
             raise
@@ -325,7 +327,7 @@ class SessionManager:
         if admit(session, ticket, record):
             raise SessionGone(session_id)
         session.unseal()
-        session.time_left = self.settings.store_ms / 1000
+        session.time_left = self.store_seconds
 
     async def sessions_of(self, owner: str) -> list[Record]:
         """All live sessions of one owner, the most recently used first.

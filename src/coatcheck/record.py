@@ -11,57 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from msgspec import Struct, field
-from msgspec.structs import replace
+from mypy_extensions import mypyc_attr
 
+from coatcheck.changes import Applied, Changes, NewRecord, discreet
 from coatcheck.codec import COUNTER_RANGE
 from coatcheck.errors import Conflict, NotACounter, SessionGone
 from coatcheck.ticket import same_hash
 
-OPERATIONS_REMEMBERED = 8
+OPERATIONS_REMEMBERED: Final = 8
 """How many commits a record remembers by id, so that a repeated one changes nothing."""
 
 
-def discreetly(self: Struct) -> str:
-    """A `repr` with the names of fields, but no value and no hash of a secret: logs are read by many."""
-    shown = []
-    for name in self.__struct_fields__:
-        value = getattr(self, name)
-        if name in ("secret_hash", "previous_hash", "proof", "replaces"):
-            value = value and "…"
-        elif isinstance(value, Mapping):
-            value = list(value)
-        shown.append(f"{name}={value!r}")
-    return f"{type(self).__name__}({', '.join(shown)})"
+_NAMES: Final = (
+    "session_id", "secret_hash", "version", "created_ms", "renewed_ms", "touched_ms", "idle_ms", "read_at_ms",
+    "deadline_ms", "previous_hash", "previous_until_ms", "owner", "operations", "fields",
+)  # fmt: skip
 
 
-class NewRecord(Struct, frozen=True, kw_only=True, gc=False):
-    """A session to be created.
-
-    Attributes:
-        session_id: 16 base64url characters.
-        secret_hash: of the ticket's secret, 44 characters of base64.
-        fields: name to encoded value.
-        idle_ms: the idle timeout.
-        absolute_ms: the absolute timeout, or `None`.
-        owner: whose session it is, or `None` for an anonymous one.
-        operation: id of this commit, 8 characters. Creating again with the same one succeeds and changes nothing.
-    """
-
-    session_id: str
-    secret_hash: str
-    fields: Mapping[str, str]
-    idle_ms: int
-    absolute_ms: int | None
-    owner: str | None
-    operation: str
-
-    __repr__ = discreetly
-
-
-class Record(Struct, gc=False):
+@mypyc_attr(acyclic=True)
+class Record:
     """A session as the store has it.
 
     Attributes:
@@ -82,22 +52,57 @@ class Record(Struct, gc=False):
         read_at_ms: the store's clock when this record was read.
     """
 
-    session_id: str
-    secret_hash: str
-    version: int
-    created_ms: int
-    renewed_ms: int
-    touched_ms: int
-    idle_ms: int
-    read_at_ms: int
-    deadline_ms: int | None = None
-    previous_hash: str | None = None
-    previous_until_ms: int = 0
-    owner: str | None = None
-    operations: str = ""
-    fields: dict[str, str] = field(default_factory=dict)
+    __slots__ = _NAMES
 
-    __repr__ = discreetly
+    def __init__(
+        self,
+        session_id: str,
+        secret_hash: str,
+        version: int,
+        created_ms: int,
+        renewed_ms: int,
+        touched_ms: int,
+        idle_ms: int,
+        read_at_ms: int,
+        deadline_ms: int | None = None,
+        previous_hash: str | None = None,
+        previous_until_ms: int = 0,
+        owner: str | None = None,
+        operations: str = "",
+        fields: dict[str, str] | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self.secret_hash = secret_hash
+        self.version = version
+        self.created_ms = created_ms
+        self.renewed_ms = renewed_ms
+        self.touched_ms = touched_ms
+        self.idle_ms = idle_ms
+        self.read_at_ms = read_at_ms
+        self.deadline_ms = deadline_ms
+        self.previous_hash = previous_hash
+        self.previous_until_ms = previous_until_ms
+        self.owner = owner
+        self.operations = operations
+        self.fields: dict[str, str] = {} if fields is None else fields
+
+    def at(self, now_ms: int) -> Record:
+        """The same as it is at this time on the store's clock. A copy, but for the dictionary of fields."""
+        return Record(
+            self.session_id, self.secret_hash, self.version, self.created_ms, self.renewed_ms, self.touched_ms,
+            self.idle_ms, now_ms, self.deadline_ms, self.previous_hash, self.previous_until_ms,
+            self.owner, self.operations, self.fields,
+        )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """All attributes by their names."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and self.as_dict() == other.as_dict()
+
+    def __repr__(self) -> str:
+        return discreet(type(self), self.as_dict())
 
     @property
     def expires_ms(self) -> int:
@@ -114,111 +119,6 @@ class Record(Struct, gc=False):
         return (
             self.previous_hash is not None and now_ms < self.previous_until_ms and same_hash(proof, self.previous_hash)
         )
-
-
-class Renewal(Struct, frozen=True, kw_only=True, gc=False):
-    """A new secret for a session.
-
-    Attributes:
-        secret_hash: of the new secret.
-        grace_ms: how long the secret that asked stays valid beside the new one; 0 ends every other secret at once.
-        replaces: for a periodic renewal, the hash that must still be the present one; otherwise the renewal alone is
-            left out, because a request beside this one renewed already and the browser gets that ticket. `None` for a
-            renewal that the application asked for, which always takes place.
-    """
-
-    secret_hash: str
-    grace_ms: int = 0
-    replaces: str | None = None
-
-    __repr__ = discreetly
-
-
-class Changes(Struct, frozen=True, kw_only=True, gc=False):
-    """All that one commit does to a record, applied atomically or not at all.
-
-    In this order: `retain` clears, `deletes` and `sets` and `increments` follow; no field is in more than one of the
-    three. Every commit also touches: the idle timeout starts anew.
-
-    Attributes:
-        proof: hash of the secret with which the session was read. The commit is refused if it opens the record no
-            longer, so that a request which was under way at logout or login can add nothing afterwards.
-        idle_ms: the idle timeout that counts from now.
-        operation: id of this commit, 8 characters; `""` for a mere touch, which may be repeated at will.
-        read_version: the version on which the commit is based; 0 if none.
-        retry: whether this commit may have been sent before. If the record then cannot tell whether it was applied
-            (more than `OPERATIONS_REMEMBERED` commits came since `read_version`), the outcome is unknown.
-        unchanged: refuse with `Conflict` unless the version is still `read_version`.
-        retain: `None` to keep all fields; else remove every field but those named here and the entries of maps named
-            here, those included that this request has never seen.
-        sets: name to encoded value.
-        deletes: names; one that does not exist is no error.
-        increments: name to addend, a 64-bit integer. A field that does not exist counts from 0.
-        renewal: a new secret, or `None`.
-        owner: whose session it is from now on, or `None` to keep the present owner. A session without a deadline names
-            its owner in every commit, because an index of owners cannot tell otherwise how long it lives.
-        absolute_ms: an absolute timeout that starts anew now, or `None` to keep the present deadline.
-        seen: the freshness token that the browser showed, or `""`; see `Applied.seen`.
-    """
-
-    proof: str
-    idle_ms: int
-    operation: str = ""
-    read_version: int = 0
-    retry: bool = False
-    unchanged: bool = False
-    retain: tuple[str, ...] | None = None
-    sets: Mapping[str, str] = field(default_factory=dict)
-    deletes: tuple[str, ...] = ()
-    increments: Mapping[str, int] = field(default_factory=dict)
-    renewal: Renewal | None = None
-    owner: str | None = None
-    absolute_ms: int | None = None
-    seen: str = ""
-
-    __repr__ = discreetly
-
-    def again(self) -> Changes:
-        """The same commit, to be sent once more after an answer that did not come."""
-        return replace(self, retry=True)
-
-
-class Applied(Struct, frozen=True, gc=False):
-    """The answer to a commit.
-
-    Attributes:
-        version: the record's version after it.
-        touched_ms: the store's clock when it was applied.
-        counters: the new values of the incremented fields. When a commit is repeated: their present values, without
-            those that have become something else meanwhile.
-        renewed: whether the renewal that it asked for took place.
-        by_previous: whether it was made with the previous secret, in its grace: the browser has, or is about to get, a
-            newer ticket than the one that it showed.
-        seen: the freshness token that the browser is to hold from now on, from a store with that power; `""` for none.
-            It stands for all that the browser has seen, this commit included, as far as others may not have it yet.
-    """
-
-    version: int
-    touched_ms: int
-    counters: Mapping[str, int] = field(default_factory=dict)
-    renewed: bool = False
-    by_previous: bool = False
-    seen: str = ""
-
-
-class FreshRead(Struct, frozen=True, gc=False):
-    """What a store read that was asked for no less than a freshness token stands for.
-
-    Attributes:
-        record: the best that could be had; `None` if there is no such session.
-        lag: `""` if it has all that the token stands for; `late` if not, and the rest may still come; `rolled back` if
-            the rest is nowhere any more.
-        seen: the freshness token that the browser is to hold instead, `""` for none; `None` to keep the one that it has.
-    """
-
-    record: Record | None
-    lag: Literal["", "late", "rolled back"] = ""
-    seen: str | None = None
 
 
 Outcome: TypeAlias = Applied | Literal["unknown"]
@@ -295,7 +195,10 @@ def apply(record: Record | None, changes: Changes, session_id: str, now_ms: int)
             raise NotACounter(name, "the result would not fit into 64 bits")
         fields[name] = str(counters[name])
 
-    after = replace(record, fields=fields, touched_ms=max(now_ms, record.touched_ms), idle_ms=changes.idle_ms)
+    after = record.at(now_ms)
+    after.fields = fields
+    after.touched_ms = max(now_ms, record.touched_ms)
+    after.idle_ms = changes.idle_ms
     if changes.operation:
         after.version += 1
         after.operations = (record.operations + changes.operation)[-8 * OPERATIONS_REMEMBERED :]

@@ -8,12 +8,15 @@ from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
+from coatcheck.changes import Applied
 from coatcheck.codec import COUNTER_RANGE, Codec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField
 from coatcheck.maps import FieldMap
-from coatcheck.record import Applied, Record, is_text, retained
+from coatcheck.record import Record, is_text, retained
 from coatcheck.tags import IMMUTABLE
 from coatcheck.ticket import Ticket
+
+_IMMUTABLE: Final = IMMUTABLE  # see `clock`
 
 
 @mypyc_attr(acyclic=True)
@@ -183,7 +186,7 @@ class Session(MutableMapping[str, Any]):
         pending = self._change_of(name)
         pending.texts[name] = self._codec.encode(self._session_id_to_be(), name, value)
         pending.written[name] = value
-        if type(value) not in IMMUTABLE:
+        if type(value) not in _IMMUTABLE:
             pending.mutable.add(name)
         pending.added.pop(name, None)
         pending.deleted.discard(name)
@@ -553,7 +556,7 @@ class Session(MutableMapping[str, Any]):
             error = UnreadableField(name, session_id, str(problem))
             self._unreadable = {**(self._unreadable or {}), name: error}
             raise error from None
-        if type(value) not in IMMUTABLE:
+        if type(value) not in _IMMUTABLE:
             if self._watched is None:
                 self._watched = {}
             self._watched[name] = value
@@ -568,7 +571,7 @@ class Session(MutableMapping[str, Any]):
     def _see(self, fields: dict[str, str], seen: dict[str, Any]) -> None:
         """From now on these are the stored fields, and those of them that are decoded."""
         self._fields, self._seen = fields, seen
-        self._watched = {name: it for name, it in seen.items() if type(it) not in IMMUTABLE} or None
+        self._watched = {name: it for name, it in seen.items() if type(it) not in _IMMUTABLE} or None
 
     def _session_id_to_be(self) -> str:
         """The id that the record has or will have. The ticket of a new session is made when it is first needed."""

@@ -11,14 +11,15 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.codec import Codec
 from coatcheck.errors import ConfigurationError, NotLoaded
 from coatcheck.events import Observer
 from coatcheck.manager import ManagedSession, SessionManager, check_store
 from coatcheck.observers.logs import log
-from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.settings import Settings
-from coatcheck.stores.interface import NearReading, SyncFreshness, SyncJoining, SyncOwnerIndex, SyncStore
+from coatcheck.stores.interface import FreshRead, NearReading, SyncFreshness, SyncJoining, SyncOwnerIndex, SyncStore
 from coatcheck.stores.opening import open_sync_store
 from coatcheck.ticket import Ticket
 
@@ -47,7 +48,7 @@ class SyncSession(ManagedSession):
 
     def commit(self) -> None:
         """Store this request's changes now rather than at its end; see `coatcheck.manager.AsyncSession.commit`."""
-        self.time_left = self.settings.store_ms / 1000
+        self.time_left = self.manager.shared.store_seconds
         self.manager.commit(self)
 
     def reload(self) -> None:

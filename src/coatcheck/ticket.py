@@ -99,7 +99,7 @@ def is_session_id(text: str) -> bool:
 def same_hash(one: str, other: str) -> bool:
     """Whether two secret hashes are equal, in time that does not depend on where they differ."""
     try:
-        return _equal(one, other)
+        return compare_digest(one, other)
     except TypeError:  # one of them, damaged in the store, is not even ASCII
         return False
 
@@ -112,4 +112,3 @@ def new_operation_id() -> str:
 # Compiled code finds a `Final` in its place, and would look for an import by its name each time.
 _sha256: Final = hashlib.sha256
 _base64: Final = b2a_base64
-_equal: Final = compare_digest

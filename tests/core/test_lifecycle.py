@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec import structs
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import TooLate, UnstorableValue
 from coatcheck.lifecycle import NOTHING, Plan, admit, begin, plan, settle, ticket_of
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.session import Session
 from coatcheck.settings import CookieSettings, Settings
 from coatcheck.ticket import Ticket
-from tests.core.tools import CODEC, COOKIE, HOUR, MINUTE, NOW, SECOND, a_ticket, fresh, headers, stored
+from tests.core.tools import CODEC, COOKIE, HOUR, MINUTE, NOW, SECOND, a_ticket, but, fresh, headers, stored
 
 SETTINGS = Settings()
 PERIODIC = Settings(renew_every=600, renew_grace=60)
@@ -84,8 +84,8 @@ def test_the_previous_secret_opens_in_its_grace_and_not_after() -> None:
     after = ticket.renewed()
     record = stored(after, previous_hash=ticket.secret_hash, previous_until_ms=NOW + 1)
     assert admit(Session(CODEC, ticket), ticket, record) == ""
-    assert admit(Session(CODEC, ticket), ticket, structs.replace(record, read_at_ms=NOW + 1)) == "wrong secret"
-    assert admit(Session(CODEC, after), after, structs.replace(record, read_at_ms=NOW + 1)) == ""
+    assert admit(Session(CODEC, ticket), ticket, record.at(NOW + 1)) == "wrong secret"
+    assert admit(Session(CODEC, after), after, record.at(NOW + 1)) == ""
 
 
 # --- requests that store nothing -------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_a_ticket_that_has_grown_old_is_replaced_with_a_grace() -> None:
     assert session.ticket is todo.ticket
     assert plan(session, PERIODIC) is NOTHING
 
-    assert plan(request(ticket, structs.replace(record, renewed_ms=NOW - 600 * SECOND + 1)), PERIODIC) is NOTHING
+    assert plan(request(ticket, but(record, renewed_ms=NOW - 600 * SECOND + 1)), PERIODIC) is NOTHING
     assert plan(request(ticket, record), SETTINGS) is NOTHING, "only where it is asked for"
 
 
@@ -318,7 +318,7 @@ def test_whoever_shows_the_previous_ticket_gets_no_new_one_for_it() -> None:
     )
     assert plan(request(ticket, record), PERIODIC) is NOTHING
     assert plan(request(present, record), PERIODIC) is NOTHING
-    old = structs.replace(record, renewed_ms=NOW - HOUR, previous_until_ms=NOW + 1)
+    old = but(record, renewed_ms=NOW - HOUR, previous_until_ms=NOW + 1)
     assert plan(request(ticket, old), PERIODIC) is NOTHING
     assert update(plan(request(present, old), PERIODIC)).renewal is not None
 

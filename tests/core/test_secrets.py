@@ -15,9 +15,10 @@ from msgspec import structs
 
 import coatcheck
 from coatcheck import errors
+from coatcheck.changes import Applied, Renewal
 from coatcheck.events import Event
 from coatcheck.lifecycle import admit, plan
-from coatcheck.record import Applied, Renewal, apply
+from coatcheck.record import apply
 from coatcheck.session import Session
 from coatcheck.settings import Settings
 from coatcheck.stores.memory import MemoryStore

@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from msgspec import structs
 
+from coatcheck.changes import Applied
 from coatcheck.codec import JSONCodec
 from coatcheck.errors import BadFieldName, NotACounter, NotLoaded, TooLate, UnreadableField, UnstorableValue
-from coatcheck.record import Applied
 from coatcheck.session import Session
-from tests.core.tools import CODEC, HOUR, NOW, a_ticket, fresh, loaded
+from tests.core.tools import CODEC, HOUR, NOW, a_ticket, but, fresh, loaded
 
 
 class CountingCodec(JSONCodec):
@@ -536,7 +535,7 @@ def test_after_a_commit_changes_count_from_there() -> None:
     record = session._record
     assert record is not None
     session.advance(session.delta())
-    session.settle(structs.replace(record, version=8), Applied(8, NOW))
+    session.settle(but(record, version=8), Applied(8, NOW))
     assert not session.delta()
     new.append(2)
     session["cart"].append(3)

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from coatcheck.changes import Changes, NewRecord
 from coatcheck.errors import NotACounter, SessionGone
 from coatcheck.lifecycle import admit, plan, settle
-from coatcheck.record import Changes, NewRecord
 from coatcheck.session import Session
 from coatcheck.settings import Settings
 from coatcheck.stores.memory import MemoryStore

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from coatcheck.changes import Applied, Changes
 from coatcheck.errors import BadFieldName, Conflict, SessionGone, StoreUnavailable
 from coatcheck.manager import AsyncSession, SessionManager
-from coatcheck.record import Applied, Changes, Record
+from coatcheck.record import Record
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 
 

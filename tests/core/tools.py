@@ -6,8 +6,6 @@ from datetime import datetime, time
 from decimal import Decimal
 from typing import Any
 
-from msgspec import structs
-
 from coatcheck.codec import JSONCodec
 from coatcheck.cookie import Cookie
 from coatcheck.record import Record
@@ -50,7 +48,7 @@ def stored(ticket: Ticket, fields: dict[str, str] | None = None, **but: Any) -> 
         "idle_ms": Settings().idle_ms,
         "deadline_ms": NOW + 24 * HOUR,
         "read_at_ms": NOW,
-        "operations": ("earlier0",),
+        "operations": "earlier0",
         "fields": dict(fields or {}),
     }
     return Record(**(usual | but))
@@ -60,7 +58,7 @@ def loaded(fields: dict[str, str] | None = None, **but: Any) -> Session:
     """A session as a handler gets it when the browser showed a ticket that opens this record."""
     ticket = a_ticket()
     session = Session(CODEC, ticket)
-    session.admit(structs.replace(stored(ticket, fields), **but))
+    session.admit(stored(ticket, fields, **but))
     return session
 
 
@@ -82,3 +80,8 @@ def exactly(value: object) -> object:
     if isinstance(value, (datetime, time)):
         return type(value), value.replace(tzinfo=None), value.utcoffset()
     return type(value), value
+
+
+def but(record: Record, **changes: Any) -> Record:
+    """The record with some attributes changed."""
+    return Record(**(record.as_dict() | changes))

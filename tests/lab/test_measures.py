@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from coatcheck.changes import Applied, Changes
 from coatcheck.errors import SessionGone
 from coatcheck.lab import run as running
 from coatcheck.lab import samples, summary, verdicts
@@ -24,7 +25,6 @@ from coatcheck.lab.messages import Enough, LoadJob, head_start, line
 from coatcheck.lab.samples import Burst, Fault, Finished, Logout, Race, Sample
 from coatcheck.lab.settings import Settings
 from coatcheck.lab.stopping import StopRequests
-from coatcheck.record import Applied, Changes
 from coatcheck.stores.memory import AsyncMemoryStore
 
 from .shops import SERVERS, drive, measurement, reading, shop, visit

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
+from coatcheck.changes import NewRecord
 from coatcheck.errors import OutcomeUnknown, StoreUnavailable
-from coatcheck.record import NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.testing import a_commit, a_record
 from tests.servers.clock import fair_time

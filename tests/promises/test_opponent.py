@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from coatcheck.asgi import Message, Receive, Scope, Send, SessionMiddleware
+from coatcheck.changes import Applied, Changes
 from coatcheck.manager import SessionManager
-from coatcheck.record import Applied, Changes
 from coatcheck.settings import Settings
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.testing import a_commit, a_record

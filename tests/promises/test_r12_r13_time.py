@@ -15,8 +15,8 @@ import pytest
 
 from coatcheck import Settings
 from coatcheck.asgi import ASGIApp
+from coatcheck.changes import NewRecord
 from coatcheck.errors import StoreUnavailable
-from coatcheck.record import NewRecord
 from coatcheck.stores.redis import RedisStore
 from coatcheck.stores.redis.wire import Wire
 from coatcheck.testing import a_commit, a_record

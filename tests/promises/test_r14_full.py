@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from coatcheck.changes import NewRecord
 from coatcheck.errors import StoreFull
-from coatcheck.record import NewRecord
 from coatcheck.stores.redis import RedisStore, SyncRedisStore
 from coatcheck.stores.redis.evicting import Eviction
 from coatcheck.testing import a_commit, a_record

@@ -20,8 +20,9 @@ import pytest
 
 from coatcheck import Settings, open_store, open_sync_store
 from coatcheck.asgi import ASGIApp
+from coatcheck.changes import Renewal
 from coatcheck.errors import ConfigurationError, SessionGone, StoreUnavailable
-from coatcheck.record import Record, Renewal
+from coatcheck.record import Record
 from coatcheck.stores.redis.store import NearRedisStore
 from coatcheck.stores.redis.sync_store import SyncNearRedisStore
 from coatcheck.testing import a_commit, a_record

@@ -12,8 +12,8 @@ from time import monotonic, sleep
 
 import pytest
 
+from coatcheck.changes import NewRecord
 from coatcheck.errors import StoreUnavailable
-from coatcheck.record import NewRecord
 from coatcheck.stores.redis import RedisStore, SyncRedisStore
 from coatcheck.stores.redis.gate import LONGEST_PAUSE, Gate
 from coatcheck.testing import a_commit, a_record

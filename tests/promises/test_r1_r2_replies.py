@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import coatcheck
+from coatcheck.changes import NewRecord
 from coatcheck.errors import ForeignReply, StoreUnavailable
 from coatcheck.events import Event
-from coatcheck.record import NewRecord
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import a_commit, a_record
 from tests.promises.storm import CANCELLATIONS, STORM

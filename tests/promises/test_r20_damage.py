@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coatcheck.changes import Renewal
 from coatcheck.codec import JSONCodec
 from coatcheck.errors import Conflict, CorruptRecord, NotACounter, SessionGone
 from coatcheck.events import Event
-from coatcheck.record import Record, Renewal
+from coatcheck.record import Record
 from coatcheck.session import Session
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import a_commit, a_record

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from coatcheck.changes import Renewal
 from coatcheck.errors import OutcomeUnknown, StoreUnavailable
-from coatcheck.record import Renewal
 from coatcheck.stores.interface import AsyncStore
 from coatcheck.stores.redis import RedisStore
 from coatcheck.testing import a_commit, a_record

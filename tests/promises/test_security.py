@@ -20,10 +20,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from coatcheck import asgi, starlette
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import ConfigurationError, StoreUnavailable
 from coatcheck.events import Event
 from coatcheck.observers.logs import log
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.ticket import Ticket
 from tests.promises.storm import STORM

@@ -20,8 +20,8 @@ import redis as client
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from coatcheck.changes import NewRecord
 from coatcheck.errors import CoatcheckError, ForeignReply, OutcomeUnknown, StoreUnavailable
-from coatcheck.record import NewRecord
 from coatcheck.stores.redis import SyncRedisStore
 from coatcheck.stores.redis.blocking_wire import BlockingWire
 from coatcheck.testing import a_commit, a_record

@@ -7,9 +7,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from msgspec.structs import replace
-
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.changes import Applied, Changes, NewRecord
+from coatcheck.record import Record
 from coatcheck.stores.redis.store import NearRedisStore
 from coatcheck.stores.redis.sync_store import SyncNearRedisStore
 
@@ -32,7 +31,7 @@ class Nearly:
             verbs = self.store._verbs
             [truth] = await self.store._walk(verbs.surely(verbs._read_all([session_id])), timeout)
             if truth is not None and _is(near, truth):
-                return replace(near, read_at_ms=truth.read_at_ms)  # it is late, by as long as asking took
+                return near.at(truth.read_at_ms)  # it is late, by as long as asking took
             await asyncio.sleep(0.01)
         else:
             raise AssertionError("what is served is not what the server holds")
@@ -71,7 +70,7 @@ class SyncNearly:
             verbs = self.store._verbs
             [truth] = self.store._walk(verbs.surely(verbs._read_all([session_id])), timeout)
             if truth is not None and _is(near, truth):
-                return replace(near, read_at_ms=truth.read_at_ms)  # it is late, by as long as asking took
+                return near.at(truth.read_at_ms)  # it is late, by as long as asking took
             time.sleep(0.01)
         else:
             raise AssertionError("what is served is not what the server holds")
@@ -94,4 +93,4 @@ class SyncNearly:
 
 
 def _is(near: Record, truth: Record) -> bool:
-    return replace(near, read_at_ms=truth.read_at_ms) == truth
+    return near.at(truth.read_at_ms) == truth

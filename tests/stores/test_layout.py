@@ -11,10 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import DecodeError
 
+from coatcheck.changes import Changes, Renewal
 from coatcheck.errors import ForeignReply
-from coatcheck.record import Changes, Renewal
 from coatcheck.stores.redis.commands import Command, pack, together
-from coatcheck.stores.redis.layout import Layout, life_by_hand, life_by_json
+from coatcheck.stores.redis.layout import UPDATE, Layout, life_by_hand, life_by_json
 
 ID = "4vGkq0cWm2n8Zx1B"
 HASH = "h" * 44
@@ -51,10 +51,22 @@ def test_a_commit_is_packed_as_its_commands_are(changes: Changes, prefix: str) -
     assert pack(commands) == by_hiredis(list(commands))
 
 
-@given(st.sampled_from(["coatcheck:", "läden:", ""]))
-def test_so_is_a_read(prefix: str) -> None:
-    commands = Layout("redis://localhost", prefix).read(ID)
-    assert pack(commands) == by_hiredis(list(commands))
+@given(st.text(max_size=5), st.lists(st.text(max_size=5), max_size=5))
+def test_whoever_looks_at_packed_commands_finds_what_was_packed(key: str, arguments: list[str]) -> None:
+    [command] = UPDATE.commands(key, arguments)
+    assert [str(part) for part in command] == [str(part) for part in UPDATE.command(key, *arguments)]
+
+
+@given(
+    st.sampled_from(["coatcheck:", "läden:", ""]),
+    st.sampled_from([ID, "short", "ein langer Name", "so lang wie üblich"]),
+)
+def test_so_is_a_read(prefix: str, session_id: str) -> None:
+    layout = Layout("redis://localhost", prefix)
+    key = layout.session_key(session_id)
+    for commands, names in ((layout.read(session_id), ("HGETALL", "PTTL")), (layout.fields(session_id), ("HGETALL",))):
+        assert list(commands) == [(name, key) for name in names]
+        assert pack(commands) == by_hiredis([(name, key) for name in names])
 
 
 @given(commits, st.sampled_from(["coatcheck:", "läden:", ""]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coatcheck.record import Applied, NewRecord, Renewal
+from coatcheck.changes import Applied, NewRecord, Renewal
 from coatcheck.stores.replicated import ReplicatedStore, SyncReplicatedStore
 from coatcheck.stores.replicated.cluster import MOST_INQUIRIES
 from coatcheck.testing import a_commit, a_record

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
 
+from coatcheck.changes import Changes, Renewal
 from coatcheck.errors import CoatcheckError, SessionExists, SessionGone, StoreFull
-from coatcheck.record import Changes, Record, Renewal, apply, created
+from coatcheck.record import Record, apply, created
 from coatcheck.stores.replicated.merge import LogicalClock, State, condensed, fingerprint, join, record_of, shifted
 from coatcheck.stores.replicated.replica import News, Replica
 from coatcheck.testing import a_commit, a_record

@@ -17,6 +17,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from coatcheck.changes import Applied, Renewal
 from coatcheck.cli import main
 from coatcheck.errors import (
     ConfigurationError,
@@ -26,7 +27,6 @@ from coatcheck.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from coatcheck.record import Applied, Renewal
 from coatcheck.stores.opening import open_store, open_sync_store
 from coatcheck.stores.replicated import ReplicatedStore, SyncReplicatedStore
 from coatcheck.stores.replicated.address import Target

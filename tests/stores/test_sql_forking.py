@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from coatcheck import open_sync_store
-from coatcheck.record import NewRecord
+from coatcheck.changes import NewRecord
 from coatcheck.stores.sql import SQLStore, SyncSQLStore
 from coatcheck.testing import a_commit, a_record
 from tests.servers.processes import wait_until

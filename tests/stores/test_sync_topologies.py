@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from coatcheck import open_sync_store
+from coatcheck.changes import Applied, NewRecord
 from coatcheck.errors import OutcomeUnknown, StoreUnavailable
-from coatcheck.record import Applied, NewRecord
 from coatcheck.stores.interface import SyncStore
 from coatcheck.stores.redis import SyncRedisStore
 from coatcheck.testing import SyncStoreContract, a_commit, a_record

@@ -15,9 +15,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from coatcheck import CookieSettings, Settings, SyncSessionManager
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.events import Event
-from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.starlette import SessionMiddleware
+from coatcheck.stores.interface import FreshRead
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.ticket import LONGEST_SEEN, Ticket
 from tests.servers.browser import Browser

@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from coatcheck import Settings
+from coatcheck.changes import Applied, Changes
 from coatcheck.errors import OutcomeUnknown, StoreFull, StoreUnavailable
 from coatcheck.events import Event
-from coatcheck.record import Applied, Changes
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from tests.servers.browser import Browser

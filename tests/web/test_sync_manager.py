@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from coatcheck import Session, SessionManager, Settings, SyncSessionManager
+from coatcheck.changes import Applied
 from coatcheck.errors import Conflict, OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.events import Event
 from coatcheck.manager import LEAST_TIME
-from coatcheck.record import Applied, Record
+from coatcheck.record import Record
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.sync_manager import at_once
 

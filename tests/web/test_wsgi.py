@@ -11,9 +11,10 @@ from wsgiref.validate import validator
 import pytest
 
 from coatcheck import Settings, SyncSession
+from coatcheck.changes import Applied
 from coatcheck.errors import ConfigurationError, SessionGone, StoreUnavailable, TooLate
 from coatcheck.events import Event
-from coatcheck.record import Applied, Record
+from coatcheck.record import Record
 from coatcheck.stores.memory import AsyncMemoryStore, MemoryStore
 from coatcheck.wsgi import SessionMiddleware
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.changes import Applied, Changes, NewRecord
+from coatcheck.record import Record
 from coatcheck.stores.interface import AsyncStore
 
 HEADER = "x-store"

@@ -34,13 +34,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from coatcheck.changes import Changes, NewRecord
 from coatcheck.errors import StoreError
 from coatcheck.lab.architectures import SINGLE_VALUE
 from coatcheck.lab.content import content
 from coatcheck.lab.haproxy import HEALTH_PATH
 from coatcheck.lab.meter import Meter, MeteredStore, traffic
 from coatcheck.lab.processes import STORE_VARIABLE
-from coatcheck.record import Changes, NewRecord
 from coatcheck.session import Session
 from coatcheck.starlette import SessionMiddleware
 from coatcheck.stores.interface import AsyncJoining, AsyncStore

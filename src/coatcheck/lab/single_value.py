@@ -8,16 +8,18 @@ is there again.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 import redis.asyncio as client
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import StoreUnavailable
 from coatcheck.lab.meter import this_visit
-from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created
+from coatcheck.record import Record, apply, created
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Record).decode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class SingleValueStore:
@@ -43,7 +45,7 @@ class SingleValueStore:
             raise StoreUnavailable(self._shown, type(problem).__name__) from problem
         if text is None:
             return None
-        record = _decode(text)
+        record = Record(**_decode(text))
         record.read_at_ms = _now_ms()
         visit = this_visit.get(None)
         if visit is not None:
@@ -71,7 +73,9 @@ class SingleValueStore:
 
     async def _write(self, record: Record) -> None:
         try:
-            await self._redis.set(_key(record.session_id), _encode(record), px=max(1, record.expires_ms - _now_ms()))
+            await self._redis.set(
+                _key(record.session_id), _encode(record.as_dict()), px=max(1, record.expires_ms - _now_ms())
+            )
         except (client.RedisError, OSError) as problem:
             raise StoreUnavailable(self._shown, type(problem).__name__) from problem
 

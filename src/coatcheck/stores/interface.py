@@ -20,9 +20,27 @@ store. A store that never waits may ignore it.
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
+from msgspec import Struct
+
+from coatcheck.changes import Applied, Changes, NewRecord
+from coatcheck.record import Record
+
+
+class FreshRead(Struct, frozen=True, gc=False):
+    """What a store read that was asked for no less than a freshness token stands for.
+
+    Attributes:
+        record: the best that could be had; `None` if there is no such session.
+        lag: `""` if it has all that the token stands for; `late` if not, and the rest may still come; `rolled back` if
+            the rest is nowhere any more.
+        seen: the freshness token that the browser is to hold instead, `""` for none; `None` to keep the one that it has.
+    """
+
+    record: Record | None
+    lag: Literal["", "late", "rolled back"] = ""
+    seen: str | None = None
 
 
 class AsyncStore(Protocol):

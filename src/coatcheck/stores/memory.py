@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
-from msgspec.structs import replace
-
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import ConfigurationError, OutcomeUnknown, SessionExists, StoreFull
-from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created, remembers
+from coatcheck.record import Record, apply, created, remembers
 from coatcheck.stores.opening import without_password
 
 _CLOCK_START = time.time_ns() - time.monotonic_ns()
@@ -82,7 +81,7 @@ class MemoryStore:
             now_ms = self._clock()
             record = self._live(session_id, now_ms)
             # The copy shares `fields`, which are never changed in place: a commit makes new ones.
-            return None if record is None else replace(record, read_at_ms=now_ms)
+            return None if record is None else record.at(now_ms)
 
     def update(self, session_id: str, changes: Changes, *, timeout: float | None = None) -> Applied:
         with self._lock:
@@ -105,7 +104,7 @@ class MemoryStore:
         with self._lock:
             now_ms = self._clock()
             found = (self._live(session_id, now_ms) for session_id in self._owners.get(owner, ()))
-            records = [replace(record, read_at_ms=now_ms) for record in found if record is not None]
+            records = [record.at(now_ms) for record in found if record is not None]
             return sorted(records, key=lambda record: record.touched_ms, reverse=True)
 
     def sweep(self) -> int:

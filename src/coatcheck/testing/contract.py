@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 
+from coatcheck.changes import Applied, Changes, NewRecord, Renewal
 from coatcheck.errors import (
     Conflict,
     CorruptRecord,
@@ -25,7 +26,7 @@ from coatcheck.errors import (
     SessionGone,
     StoreUnavailable,
 )
-from coatcheck.record import OPERATIONS_REMEMBERED, Applied, Changes, NewRecord, Record, Renewal
+from coatcheck.record import OPERATIONS_REMEMBERED, Record
 from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore, SyncOwnerIndex, SyncStore
 from coatcheck.testing.machine import StoreMachine
 from coatcheck.ticket import Ticket, new_operation_id
@@ -1250,7 +1251,7 @@ async def present(store: AsyncStore, new: NewRecord) -> Record:
 
 def without_time(record: Record) -> dict[str, object]:
     """All that must stay the same between two looks at a session that nobody changed."""
-    told = structs.asdict(record)
+    told = record.as_dict()
     del told["read_at_ms"], told["touched_ms"]
     return told
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
 from msgspec import structs
 
+from coatcheck.changes import Applied, Changes, NewRecord, Renewal
 from coatcheck.errors import CoatcheckError, Conflict, NotACounter, OutcomeUnknown, SessionExists, SessionGone
-from coatcheck.record import Applied, Changes, NewRecord, Record, Renewal
+from coatcheck.record import Record
 from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore
 from coatcheck.testing.model import Expected, Outcome
 from coatcheck.ticket import Ticket, new_operation_id

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from coatcheck.record import Changes, NewRecord
+from coatcheck.changes import Changes, NewRecord
 
 Outcome: TypeAlias = Literal["applied", "repeated", "gone", "conflict", "not a counter", "unknown"]
 

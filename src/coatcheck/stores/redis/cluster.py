@@ -87,9 +87,7 @@ class Cluster:
         """See `Topology.members`."""
         return self._known
 
-    def _carry(
-        self, slot: int, commands: Commands, read: Read[T], answered: set[Address] | None = None
-    ) -> Route[T]:
+    def _carry(self, slot: int, commands: Commands, read: Read[T], answered: set[Address] | None = None) -> Route[T]:
         """Have commands on keys of one slot carried out, by whichever node it takes, which is added to `answered`."""
 
         def unless_refused(replies: list[Any]) -> T:
@@ -99,7 +97,6 @@ class Cluster:
         def unless_refused_when_asked(replies: list[Any]) -> T:
             return unless_refused([reply for reply, wanted in zip(replies, is_own, strict=True) if wanted])
 
-        asking, is_own = _asking(commands)
         asked: Address | None = None  # a node that serves what has moved there already, of a slot that is on its way
         failure = ExchangeFailed("the nodes send us round in circles", sent=False)
         for _ in range(_REDIRECTIONS):
@@ -114,6 +111,7 @@ class Cluster:
                 if asked is None:
                     answer = yield Send(node, commands, unless_refused)
                 else:
+                    asking, is_own = _asking(commands)
                     answer = yield Send(node, asking, unless_refused_when_asked)
             except Refused as refused:
                 asked, failure = None, ExchangeFailed(refused.message, sent=False)
@@ -219,9 +217,10 @@ def _asking(commands: Commands) -> tuple[list[Command], list[bool]]:
 
 def _check(commands: Commands, replies: list[Any]) -> None:
     """Raise `Refused` if the node refused any of the commands that matter: then all are sent again."""
-    for reply in replies[: decisive(commands) + 1]:
-        if type(reply) is ErrorReply and reply.code in _REFUSALS:
-            raise Refused(reply)
+    if ErrorReply in map(type, replies):
+        for reply in replies[: decisive(commands) + 1]:
+            if type(reply) is ErrorReply and reply.code in _REFUSALS:
+                raise Refused(reply)
 
 
 _READS = frozenset(("HGETALL", "PTTL", "HGET", "ECHO", "ZRANGE"))

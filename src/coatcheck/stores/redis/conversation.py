@@ -89,7 +89,6 @@ class Conversation:
                 replies.append(reply)
                 if len(replies) < request.wanted:
                     continue
-                answered += 1
                 if not request.done():
                     try:
                         request.set_result(request.read(replies))
@@ -97,6 +96,7 @@ class Conversation:
                         request.set_exception(error)
                         if isinstance(error, LEAVING):
                             raise Leave(str(error)) from None
+                answered += 1
         except hiredis.ProtocolError as error:
             raise Leave(f"what came is no reply ({error})") from None
         finally:

@@ -21,6 +21,7 @@ from msgspec import DecodeError, Meta
 from msgspec.json import Decoder
 from mypy_extensions import i64
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import (
     Conflict,
     CorruptRecord,
@@ -32,7 +33,7 @@ from coatcheck.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from coatcheck.record import Applied, Changes, NewRecord, Record, counter, is_text
+from coatcheck.record import Record, counter, is_text
 from coatcheck.stores.redis.commands import Command, Commands, Packed
 from coatcheck.stores.redis.transport import ErrorReply, NotPrimary
 from coatcheck.ticket import ID_CHARACTERS, is_session_id

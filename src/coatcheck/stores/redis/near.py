@@ -18,9 +18,9 @@ from collections import OrderedDict
 from math import inf
 from typing import Any, Final
 
-from msgspec.structs import replace
-
-from coatcheck.record import Applied, FreshRead, Record
+from coatcheck.changes import Applied
+from coatcheck.record import Record
+from coatcheck.stores.interface import FreshRead
 from coatcheck.stores.redis.address import Target
 from coatcheck.stores.redis.forking import AfterFork
 from coatcheck.stores.redis.layout import Layout
@@ -113,7 +113,9 @@ class NearCache:
                 except KeyError:  # another thread heard something in this very moment
                     pass
                 self.hits += 1
-                return replace(record, read_at_ms=record.read_at_ms + int(age * 1000) + 1, fields=record.fields.copy())
+                private = record.at(record.read_at_ms + int(age * 1000) + 1)
+                private.fields = record.fields.copy()
+                return private
         self.misses += 1
         return None
 
@@ -127,7 +129,8 @@ class NearCache:
         if type(replies) is not Told:  # nobody would announce its changes
             return
         places = 1 + sum(map(len, record.fields.values())) // _CHARACTERS
-        private = replace(record, fields=record.fields.copy())
+        private = record.at(record.read_at_ms)
+        private.fields = record.fields.copy()
         with self._lock:
             if replies.asked_at > self._forgotten_at:  # else it may be older than what was forgotten
                 self._put(record.session_id, private, record.version, replies.source, replies.asked_at, places)

@@ -137,35 +137,39 @@ class Replies:
     def _string(self) -> str | None:
         """The string whose length is at `_at`; `None` if it is none, or incomplete."""
         length = self._number()
-        start = self._at
+        text, start = self._text, self._at
         last = start + length
-        if length < 0 or not self._is_line_end(last):
+        if length < 0 or last + 2 > self._end or ord(text[last]) != _CR or ord(text[last + 1]) != _LF:
             return None
         self._at = last + 2
-        string = self._text[start:last]
+        string = text[start:last]
         if self._is_ascii or string.isascii():
             return string
         return string.encode("latin-1").decode("utf-8", "surrogateescape")
 
     def _number(self) -> i64:
         """The digits of a line; -1 if there is anything else in it, or it is incomplete."""
-        text, at, end = self._text, self._at, self._end
+        text, at, last = self._text, self._at, self._end - 1
         start = at
         number: i64 = 0
-        while at < end:
-            digit: i64 = ord(text[at]) - _ZERO
-            if digit < 0 or digit > 9:
+        letter: i64 = 0
+        while at < last:
+            letter = ord(text[at])
+            if letter < _ZERO or letter > _NINE:
                 break
-            number = number * 10 + digit
+            number = number * 10 + (letter - _ZERO)
             at += 1
         size = at - start
-        if size == 0 or size > 18 or (size > 1 and ord(text[start]) == _ZERO) or not self._is_line_end(at):
+        if (
+            letter != _CR
+            or ord(text[at + 1]) != _LF
+            or size == 0
+            or size > 18
+            or (size > 1 and ord(text[start]) == _ZERO)
+        ):
             return -1
         self._at = at + 2
         return number
-
-    def _is_line_end(self, at: i64) -> bool:
-        return at + 2 <= self._end and ord(self._text[at]) == _CR and ord(self._text[at + 1]) == _LF
 
 
 _STRING: Final = 36  # $
@@ -174,5 +178,6 @@ _ARRAY: Final = 42  # *
 _INTEGER: Final = 58  # :
 _PUSH: Final = 62  # >
 _ZERO: Final = 48
+_NINE: Final = 57
 _CR: Final = 13
 _LF: Final = 10

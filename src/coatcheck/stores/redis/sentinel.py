@@ -49,9 +49,10 @@ class Sentinel:
         """See `Topology.exchange`."""
 
         def unless_refused(replies: list[Any]) -> T:
-            last = replies[decisive(commands)]
-            if type(last) is ErrorReply and (last.code in _REFUSALS or " -READONLY " in last.message):
-                raise Refused(last)  # Redis 6 puts words of its own before the code, inside a script
+            if ErrorReply in map(type, replies):  # else nobody need look at the commands, which may be packed
+                last = replies[decisive(commands)]
+                if type(last) is ErrorReply and (last.code in _REFUSALS or " -READONLY " in last.message):
+                    raise Refused(last)  # Redis 6 puts words of its own before the code, inside a script
             return read(replies)
 
         failure, refused_by = ExchangeFailed("the sentinels name no primary", sent=False), None

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import redis.asyncio as client
 from mypy_extensions import mypyc_attr
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.clock import monotonic
-from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
+from coatcheck.record import Record
+from coatcheck.stores.interface import FreshRead
 from coatcheck.stores.redis.address import Target
 from coatcheck.stores.redis.clustered import ClusteredTransport
 from coatcheck.stores.redis.fleet import Fleet

@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import redis as client
 
-from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
+from coatcheck.changes import Applied, Changes, NewRecord
+from coatcheck.record import Record
+from coatcheck.stores.interface import FreshRead
 from coatcheck.stores.redis.address import Target
 from coatcheck.stores.redis.blocking_fleet import BlockingFleet
 from coatcheck.stores.redis.blocking_wire import BlockingWire

@@ -10,6 +10,7 @@ from coatcheck.stores.redis.commands import Commands
 
 T = TypeVar("T")
 
+
 class Source(Protocol):
     """A connection on which the server announces what has changed."""
 

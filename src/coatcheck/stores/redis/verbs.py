@@ -12,9 +12,10 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.clock import monotonic
 from coatcheck.errors import CorruptRecord, OutcomeUnknown, SessionGone, StoreUnavailable
-from coatcheck.record import Applied, Changes, NewRecord, Record, is_text
+from coatcheck.record import Record, is_text
 from coatcheck.stores.redis.commands import Commands, together
 from coatcheck.stores.redis.confirming import CONFIRMATION, Unconfirmed, awaits_replica, is_confirmed
 from coatcheck.stores.redis.gate import RetryBudget

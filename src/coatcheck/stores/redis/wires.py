@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.commands import Commands
@@ -14,6 +14,8 @@ from coatcheck.stores.redis.transport import Read, Transport
 from coatcheck.stores.redis.wire import Wire
 
 T = TypeVar("T")
+
+_running_loop: Final = asyncio.get_running_loop  # see `clock`
 
 
 class PerLoop:
@@ -33,7 +35,7 @@ class PerLoop:
     def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> Awaitable[T]:
         """See `Transport.exchange`."""
         loop, wire = self._latest
-        if wire is None or loop is not asyncio.get_running_loop():
+        if wire is None or loop is not _running_loop():
             wire = self._wire_of_this_loop()
         return wire.exchange(commands, read, timeout=timeout)
 

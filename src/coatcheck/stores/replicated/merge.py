@@ -24,8 +24,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.codec import COUNTER_RANGE
-from coatcheck.record import OPERATIONS_REMEMBERED, Applied, Changes, NewRecord, Record, retained
+from coatcheck.record import OPERATIONS_REMEMBERED, Record, retained
 
 Stamp: TypeAlias = tuple[int, str]
 """When something happened, by logical clock, and on which node."""

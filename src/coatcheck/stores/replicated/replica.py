@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import replace
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import OutcomeUnknown, SessionExists, SessionGone, StoreFull, StoreUnavailable
-from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created, remembers
+from coatcheck.record import Record, apply, created, remembers
 from coatcheck.stores.replicated.freshness import Seen, includes
 from coatcheck.stores.replicated.merge import (
     BEFORE_ALL,
@@ -161,7 +161,7 @@ class Replica:
         record = entry.record or self._record(session_id, entry)
         now = self._now()
         # The copy shares `fields`, which are never changed in place.
-        return None if record.expires_ms <= now else replace(record, read_at_ms=now)
+        return None if record.expires_ms <= now else record.at(now)
 
     def update(self, session_id: str, changes: Changes) -> tuple[Applied, News | None]:
         now = self._now()

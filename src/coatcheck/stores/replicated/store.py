@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import zmq
 from msgspec.structs import replace
 
+from coatcheck.changes import Applied, Changes, NewRecord, Renewal
 from coatcheck.errors import CoatcheckError, ConfigurationError, Conflict, OutcomeUnknown, SessionGone, StoreUnavailable
-from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record, Renewal, apply
+from coatcheck.record import Record, apply
+from coatcheck.stores.interface import FreshRead
 from coatcheck.stores.replicated.address import Target, has_ip
 from coatcheck.stores.replicated.cluster import Batch, Cluster
 from coatcheck.stores.replicated.freshness import Seen, after_commit, what_is_left

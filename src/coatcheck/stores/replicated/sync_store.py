@@ -9,8 +9,10 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import StoreUnavailable
-from coatcheck.record import Applied, Changes, FreshRead, NewRecord, Record
+from coatcheck.record import Record
+from coatcheck.stores.interface import FreshRead
 from coatcheck.stores.replicated.address import Target
 from coatcheck.stores.replicated.store import ReplicatedStore
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
+from coatcheck.changes import Changes, NewRecord
 from coatcheck.codec import COUNTER_RANGE
 from coatcheck.errors import BadFieldName, NotACounter, SessionGone, TooLong, UnstorableValue
-from coatcheck.record import Changes, NewRecord, is_text
+from coatcheck.record import is_text
 from coatcheck.stores.sql.schema import LONGEST
 from coatcheck.ticket import is_session_id
 

@@ -10,8 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Dialect
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import CoatcheckError, ForeignReply, OutcomeUnknown, StoreFull, StoreUnavailable
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.stores.sql import schema
 from coatcheck.stores.sql.asking import ROLLBACK, Connect, Pause, Release, Steps
 from coatcheck.stores.sql.postgresql import PostgreSQLVerbs

@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import Dialect
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import Conflict, CorruptRecord, NotACounter, OutcomeUnknown, SessionExists, SessionGone
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.stores.sql.asking import Ask, Row, Statement, Steps, count, plainly
 from coatcheck.stores.sql.columns import check_changes, check_new, spoken, written
 from coatcheck.stores.sql.schema import HOUR_MS

@@ -10,8 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import ConfigurationError
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.stores.opening import without_password
 from coatcheck.stores.sql.address import Target
 from coatcheck.stores.sql.asking import Ask, Connect, Release, Step

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import ConfigurationError
-from coatcheck.record import Applied, Changes, NewRecord, Record
+from coatcheck.record import Record
 from coatcheck.stores.opening import without_password
 from coatcheck.stores.sql.address import Target
 from coatcheck.stores.sql.core import Core

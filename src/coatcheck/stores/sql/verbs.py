@@ -12,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import Dialect
 
+from coatcheck.changes import Applied, Changes, NewRecord
 from coatcheck.errors import CorruptRecord, ForeignReply, OutcomeUnknown, SessionExists, SessionGone
-from coatcheck.record import Applied, Changes, NewRecord, Record, apply, created, is_text, remembers
+from coatcheck.record import Record, apply, created, is_text, remembers
 from coatcheck.stores.sql.asking import COMMIT, ROLLBACK, Ask, Row, Statement, Steps, count, many, plainly, rows
 from coatcheck.stores.sql.columns import check_changes, check_new, fits, spoken, written
 from coatcheck.stores.sql.schema import HOUR_MS
@@ -286,10 +287,13 @@ class SQLiteVerbs(Verbs):
 
 def record_of(row: Row) -> Record:
     """The record in the columns of `HEAD`, without its fields."""
-    record = Record(*row[:13])
-    if record.owner is not None:
-        record.owner = spoken(record.owner)
-    return record
+    values = list(row[:13])
+    if values[_OWNER] is not None:
+        values[_OWNER] = spoken(values[_OWNER])
+    return Record(*values)
+
+
+_OWNER = 11  # with the time of reading before it
 
 
 def _pairs(found: Iterable[Row]) -> dict[str, str]:
