@@ -39,15 +39,9 @@ def admit(session: Session, ticket: Ticket, record: Record | None) -> str:
 
 def refusal_of(ticket: Ticket, record: Record) -> str:
     """Why the ticket does not open the record, or `""`."""
-    now_ms = record.read_at_ms
-    # `Record.accepts` and `Record.expires_ms`, which are not compiled, written out.
-    proof = ticket.secret_hash
-    if not same_hash(proof, record.secret_hash) and not record.accepts_previous(proof, now_ms):
+    if not record.accepts(ticket.secret_hash, record.read_at_ms):
         return "wrong secret"
-    deadline_ms = record.deadline_ms
-    if record.touched_ms + record.idle_ms <= now_ms or (deadline_ms is not None and deadline_ms <= now_ms):
-        return "expired"
-    return ""
+    return "expired" if record.expires_ms <= record.read_at_ms else ""
 
 
 class Plan:

@@ -23,7 +23,6 @@ from coatcheck.ticket import same_hash
 OPERATIONS_REMEMBERED: Final = 8
 """How many commits a record remembers by id, so that a repeated one changes nothing."""
 
-
 _NAMES: Final = (
     "session_id", "secret_hash", "version", "created_ms", "renewed_ms", "touched_ms", "idle_ms", "read_at_ms",
     "deadline_ms", "previous_hash", "previous_until_ms", "owner", "operations", "fields",
@@ -112,13 +111,10 @@ class Record:
 
     def accepts(self, proof: str, now_ms: int) -> bool:
         """Whether the secret with this hash opens the record: the present one, or the previous one in its grace."""
-        return same_hash(proof, self.secret_hash) or self.accepts_previous(proof, now_ms)
-
-    def accepts_previous(self, proof: str, now_ms: int) -> bool:
-        """Whether it is the previous secret's, in its grace."""
-        return (
-            self.previous_hash is not None and now_ms < self.previous_until_ms and same_hash(proof, self.previous_hash)
-        )
+        if same_hash(proof, self.secret_hash):
+            return True
+        previous = self.previous_hash
+        return previous is not None and now_ms < self.previous_until_ms and same_hash(proof, previous)
 
 
 Outcome: TypeAlias = Applied | Literal["unknown"]
