@@ -429,6 +429,25 @@ async def test_a_request_has_its_own_time_limit_whatever_the_usual_one(
     await wire.close()
 
 
+@pytest.mark.alone
+async def test_a_request_ends_when_its_time_is_over_and_not_at_some_look_at_the_clock(
+    wire: Wire, own_valkey: Valkey
+) -> None:
+    assert await echo(wire, "before") == "before"
+    own_valkey.freeze()
+    late = []
+    try:
+        for limit in (0.25, 0.11, 0.07, 0.03, 0.25):
+            began = fair_time()
+            with pytest.raises(ExchangeFailed, match="no answer in time"):
+                await echo(wire, "lost", timeout=limit)
+            late.append(fair_time() - began - limit)
+    finally:
+        own_valkey.thaw()
+    assert min(late) > -0.002
+    assert sorted(late)[2] < 0.015, late  # the median: others may have kept the processor from one of them
+
+
 # --- a server, or a way to it, that stops in the middle ------------------------------------------------------------------
 
 
@@ -464,6 +483,49 @@ async def falls_silent(after: bytes) -> AsyncIterator[tuple[Wire, list[int]]]:
         await wire.close()
         over.set()
         for _ in range(connections[0]):
+            await ended.acquire()
+
+
+async def test_a_server_that_never_ends_its_answer_is_left() -> None:
+    """Each byte is a sign of life, but nobody behind that answer would ever get one."""
+    connections = 0
+    ended = asyncio.Semaphore(0)
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.read(1000)
+        writer.write(b"%0\r\n" + 5 * b"+OK\r\n")
+        with suppress(ConnectionError):
+            if connections == 1:
+                writer.write(b"$100000\r\n")
+                while not writer.is_closing():
+                    writer.write(b".")
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+            while data := await reader.read(1000):
+                for message in take_messages(bytearray(data)):
+                    writer.write(b"+%b\r\n" % arguments(message)[-1])
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.release()
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        wire = Wire(Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1]), timeout=0.2)
+
+        async def served() -> bool:
+            with suppress(ExchangeFailed):
+                return await echo(wire, "word") == "word"
+            return False
+
+        for _ in range(100):
+            if await served():
+                break
+            await asyncio.sleep(0.05)
+        assert connections == 2
+        await wire.close()
+        for _ in range(connections):
             await ended.acquire()
 
 

@@ -71,8 +71,8 @@ class Connection(asyncio.Protocol):
     def send(self, packed: bytes, wanted: int, read: Read[T], now: float, deadline: float) -> Awaited[T]:
         """Send commands, which have `wanted` replies, with whatever else is sent in this tick.
 
-        It gets what `read` makes of the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; a little
-        later at most) or when the connection is lost.
+        It gets what `read` makes of the replies, or `ExchangeFailed`: at `deadline` (on `time.monotonic`; some
+        milliseconds later at most) or when the connection is lost.
         """
         replies: list[Any] = [] if self._near is None else Told(self, now)
         request = Request(self._waker, wanted, read, now, deadline, replies)
@@ -84,8 +84,8 @@ class Connection(asyncio.Protocol):
         elif not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
-        if not self._ticking:
-            self._tick(self._often, often=True)
+        if not self._ticking or deadline < self._tick_due:
+            self._tick(min(self._often, deadline - now), often=True)
         return request
 
     def _flush(self) -> None:
@@ -183,8 +183,11 @@ class Connection(asyncio.Protocol):
         # answers may lie unread. Each request is spared once: it was we who did not listen, not the server that was slow.
         overslept = now - self._tick_due > self._often
         if self.line:
+            soonest = now + self._often
             for request in self.line:
-                if request.deadline <= now:
+                if request.deadline > now:
+                    soonest = min(soonest, request.deadline)
+                else:
                     if overslept and not request.spared:
                         request.spared = True
                     else:
@@ -192,10 +195,14 @@ class Connection(asyncio.Protocol):
             first = self.line[0]
             # It may have answered others, or begun an answer, and stopped.
             silence = now - max(self._heard_at, first.sent_at)
-            if silence >= self._timeout and not overslept:
+            waited = now - first.sent_at
+            if overslept or (silence < self._timeout and waited < _PATIENCE * self._timeout):
+                # Those that end within a few milliseconds are seen to together.
+                self._tick(max(soonest - now, self._often / 16), often=True)
+            elif silence >= self._timeout:
                 self.drop(f"no sign of life for {silence:.2g} s", silent=True)
             else:
-                self._tick(self._often, often=True)
+                self.drop(f"no whole answer for {waited:.2g} s", silent=True)
             return
         silence = now - self._heard_at
         if silence < 2 * self._often:
@@ -209,6 +216,9 @@ class Connection(asyncio.Protocol):
 
 _BATCH: Final = 32
 """Commands that go out before the tick is over."""
+
+_PATIENCE: Final = 4
+"""Times the time limit that an answer may take on its way, byte by byte. It keeps all others waiting."""
 
 
 def _end(error: BaseException) -> None:
