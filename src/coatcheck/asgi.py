@@ -186,7 +186,7 @@ class _Response:
 _START: Final = {"http": "http.response.start", "websocket": "websocket.accept"}
 
 _RESPONSE_STARTED: Final = response_started("await ")
-_HEADERS_SENT: Final = HEADERS_SENT  # see `clock`
+_HEADERS_SENT: Final = HEADERS_SENT  # compiled code looks for no name that is Final
 
 
 class _Greeting:

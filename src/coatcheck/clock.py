@@ -7,4 +7,4 @@ from collections.abc import Callable
 from typing import Final
 
 monotonic: Final[Callable[[], float]] = time.monotonic
-"""`time.monotonic`. Compiled code finds a `Final` in its place, and would look for an import by its name each time."""
+"""`time.monotonic`. Compiled code looks for no name that is `Final`, but for that of an import each time."""

@@ -16,7 +16,7 @@ from coatcheck.record import Record, is_text, retained
 from coatcheck.tags import IMMUTABLE
 from coatcheck.ticket import Ticket
 
-_IMMUTABLE: Final = IMMUTABLE  # see `clock`
+_IMMUTABLE: Final = IMMUTABLE  # compiled code looks for no name that is Final
 
 
 @mypyc_attr(acyclic=True)

@@ -109,6 +109,6 @@ def new_operation_id() -> str:
     return _base64(os.urandom(6), newline=False).decode()
 
 
-# Compiled code finds a `Final` in its place, and would look for an import by its name each time.
+# Compiled code looks for no name that is `Final`, but for that of an import each time.
 _sha256: Final = hashlib.sha256
 _base64: Final = b2a_base64

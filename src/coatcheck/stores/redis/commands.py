@@ -13,28 +13,29 @@ Command: TypeAlias = tuple[str | int, ...]
 class Packed:
     """Commands of which there are the bytes alone, where these can be had for less than by packing each command.
 
-    Hardly anybody needs more. For whoever does look at the commands they are read out of the bytes again.
+    A connection needs no more. For whoever looks at the commands, to find their keys or to hand them to another client, they
+    are read out of the bytes again.
 
     Args:
         data: the bytes. All texts in them are UTF-8.
         count: how many commands.
     """
 
-    __slots__ = ("_commands", "count", "data")
+    __slots__ = ("_commands", "_count", "data")
 
     def __init__(self, data: bytes, count: int) -> None:
         self.data = data
-        self.count = count
+        self._count = count
         self._commands: list[Command] | None = None
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def __iter__(self) -> Iterator[Command]:
         if self._commands is None:
             reader = hiredis.Reader(encoding="utf-8")
             reader.feed(self.data)
-            self._commands = [tuple(reader.gets()) for _ in range(self.count)]
+            self._commands = [tuple(reader.gets()) for _ in range(self._count)]
         return iter(self._commands)
 
 
@@ -44,7 +45,7 @@ Commands: TypeAlias = list[Command] | Packed
 def together(first: Commands, second: Commands) -> Commands:
     """Some commands and then others, packed if all of them are."""
     if isinstance(first, Packed) and isinstance(second, Packed):
-        return Packed(first.data + second.data, first.count + second.count)
+        return Packed(first.data + second.data, len(first) + len(second))
     return [*first, *second]
 
 

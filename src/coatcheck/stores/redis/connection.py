@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._waker.hold()
         try:
             self._conversation.hear(data)
-        except (Leave, TypeError, ValueError) as error:  # the latter two of what cannot be a dict's key, or is no news
+        except Leave as error:
             self.drop(str(error))
         except BaseException:  # Ctrl-C, for instance: a reply may have been taken that nobody got
             self.drop("reading its replies was interrupted")

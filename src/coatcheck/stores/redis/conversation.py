@@ -53,7 +53,8 @@ class Conversation:
     """One connection's requests and replies.
 
     Args:
-        on_push: called with each push message; they come between replies and belong to no request.
+        on_push: called with each push message; they come between replies and belong to no request. It raises `ValueError` if
+            one makes no sense.
     """
 
     def __init__(self, on_push: Callable[[list[Any]], None] | None = None) -> None:
@@ -97,7 +98,7 @@ class Conversation:
                         if isinstance(error, LEAVING):
                             raise Leave(str(error)) from None
                 answered += 1
-        except hiredis.ProtocolError as error:
+        except (hiredis.ProtocolError, TypeError, ValueError) as error:  # the latter: what cannot be a key, or is no news
             raise Leave(f"what came is no reply ({error})") from None
         finally:
             del line[:answered]

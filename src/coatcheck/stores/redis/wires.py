@@ -15,7 +15,7 @@ from coatcheck.stores.redis.wire import Wire
 
 T = TypeVar("T")
 
-_running_loop: Final = asyncio.get_running_loop  # see `clock`
+_running_loop: Final = asyncio.get_running_loop  # compiled code looks for no name that is Final
 
 
 class PerLoop:
