@@ -1,4 +1,4 @@
-"""A record: what it is at another time, and how it compares. Its operations are held against a model by the contract suite."""
+"""A record: what it is at another time, and how it compares. Its operations are held against a model by the contract."""
 
 from __future__ import annotations
 
