@@ -26,7 +26,7 @@ from coatcheck.testing import a_commit, a_record
 from tests.servers.browser import Browser
 from tests.servers.clock import fair_time
 from tests.servers.fixtures import URLOpener
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Action, Command, Proxy
 from tests.servers.valkey import Valkey
 from tests.web.shop import shop
 
@@ -309,3 +309,31 @@ async def test_nobody_stays_logged_in_because_there_are_many(
         assert monotonic() - began > 1.0, "they took longer than one deadline, or nothing was shown"
         proxy._latency = (0.0, 0.0)
         assert [record.session_id for record in await manager.sessions_of("garimoo", timeout=10)] == [here]
+
+
+@pytest.mark.parametrize("trouble", ["no answer", "cut off", "no index any more"])
+async def test_a_list_that_is_complete_does_not_fail_for_the_repair_of_its_index(
+    own_valkey: Valkey, open_store: URLOpener, open_manager: ManagerOpener, trouble: str
+) -> None:
+    mine = await enter(open_store, own_valkey, "garimoo", 2)
+    own_valkey("ZADD", "coatcheck:owner:garimoo", 1, "A" * 16)  # it ended long ago
+    repairs = 0
+
+    def judge(command: Command) -> Action:
+        nonlocal repairs
+        if command.name != "EVALSHA":
+            return "pass"
+        repairs += 1
+        if trouble == "no index any more":
+            own_valkey("SET", "coatcheck:owner:garimoo", "nonsense")
+            return "pass"
+        return "hold" if trouble == "no answer" else "cut before"
+
+    async with Proxy(own_valkey.port) as proxy:
+        proxy.judge = judge
+        manager = open_manager(f"{proxy.url}?timeout=10", 1.0)
+        began = fair_time()
+        found = await manager.sessions_of("garimoo")
+        assert fair_time() - began <= 1.0 + SLACK
+        assert {record.session_id for record in found} == mine
+        assert repairs
