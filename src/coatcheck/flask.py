@@ -176,11 +176,15 @@ def _show_settings() -> None:
     click.echo(f"                  {', '.join(flag for flag, there in flags.items() if there) or 'no flags'}")
 
 
+_PATIENCE = 10.0
+"""Seconds that whoever types a command waits for the store, rather than a user's `store_timeout`."""
+
+
 @_commands.command("list")
 @click.argument("owner")
 def _list_sessions(owner: str) -> None:
     """List the live sessions of OWNER, as given to session.renew(owner=…)."""
-    for record in _manager().sessions_of(owner):
+    for record in _manager().sessions_of(owner, timeout=_PATIENCE):
         used, ends = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (record.touched_ms, record.expires_ms))
         click.echo(f"{record.session_id}  last used {used:%Y-%m-%d %H:%M} UTC, ends {ends:%Y-%m-%d %H:%M} UTC")
 
@@ -190,4 +194,4 @@ def _list_sessions(owner: str) -> None:
 @click.option("--but", metavar="ID", help="A session id to spare.")
 def _end_sessions(owner: str, but: str | None) -> None:
     """End all sessions of OWNER, on every server."""
-    click.echo(f"ended {_manager().end_sessions_of(owner, but=but)}")
+    click.echo(f"ended {_manager().end_sessions_of(owner, but=but, timeout=_PATIENCE)}")

@@ -329,24 +329,36 @@ class SessionManager:
         session.unseal()
         session.time_left = self.store_seconds
 
-    async def sessions_of(self, owner: str) -> list[Record]:
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
         """All live sessions of one owner, the most recently used first.
+
+        Args:
+            owner: whose sessions.
+            timeout: seconds for the whole list, however long it is; `None` for the setting `store_timeout`.
 
         Raises:
             NotImplementedError: the store keeps no index of owners.
+            StoreUnavailable: the store is down, or did not give all of them in time.
         """
-        return await self._index().sessions_of(owner)
+        return await self._index().sessions_of(owner, timeout=self.store_seconds if timeout is None else timeout)
 
-    async def end_sessions_of(self, owner: str, *, but: str | None = None) -> int:
+    async def end_sessions_of(self, owner: str, *, but: str | None = None, timeout: float | None = None) -> int:
         """End all sessions of one owner, for instance after a change of password. Returns how many there were.
 
         Args:
             owner: whose sessions.
             but: a session id to spare, usually the present one's.
+            timeout: seconds for finding them, and again for ending each of them, so that nobody's is left merely because
+                there are many; `None` for the setting `store_timeout`.
+
+        Raises:
+            NotImplementedError: the store keeps no index of owners.
+            StoreUnavailable: the store is down, or too slow. Some may have ended; call it again to end the others.
         """
+        seconds = self.store_seconds if timeout is None else timeout
         ended = 0
-        for record in await self._index().sessions_of(owner):
-            if record.session_id != but and await self.store.delete(record.session_id):
+        for record in await self._index().sessions_of(owner, timeout=seconds):
+            if record.session_id != but and await self.store.delete(record.session_id, timeout=seconds):
                 ended += 1
                 self._tell("destroyed", record.session_id)
         return ended

@@ -111,8 +111,9 @@ class Settings:
             were under way. Default 60 s. A browser that the new ticket never reached, because the answer with it got
             lost, is logged out after that. A renewal by the application ends the old secret at once.
         store_timeout: what one request may spend on its store, for reading and for the commit at its end together,
-            connecting included; each `await session.commit()` or `reload()` of the application has its own. Default 0.25 s. A
-            slower store is answered with 503, so that it costs a user this much at most.
+            connecting included; each `await session.commit()` or `reload()` of the application has its own, and so has a list
+            of a user's sessions. Default 0.25 s. A slower store is answered with 503, so that each of these costs a user this
+            much at most.
         cookie: the cookie that carries the ticket.
 
     All times are seconds (int, float) or a `timedelta`; they are kept as whole milliseconds in `idle_ms` and so on.

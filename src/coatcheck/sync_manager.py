@@ -120,17 +120,13 @@ class SyncSessionManager:
         """Store the session's changes; see `SyncSession.commit`, and `lifecycle.plan` for `surely`."""
         at_once(self.shared.commit(session, surely=surely))
 
-    def sessions_of(self, owner: str) -> list[Record]:
-        """All live sessions of one owner, the most recently used first.
+    def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        """All live sessions of one owner, the most recently used first; see `coatcheck.SessionManager.sessions_of`."""
+        return at_once(self.shared.sessions_of(owner, timeout=timeout))
 
-        Raises:
-            NotImplementedError: the store keeps no index of owners.
-        """
-        return at_once(self.shared.sessions_of(owner))
-
-    def end_sessions_of(self, owner: str, *, but: str | None = None) -> int:
+    def end_sessions_of(self, owner: str, *, but: str | None = None, timeout: float | None = None) -> int:
         """End all sessions of one owner but one; returns how many. See `coatcheck.SessionManager.end_sessions_of`."""
-        return at_once(self.shared.end_sessions_of(owner, but=but))
+        return at_once(self.shared.end_sessions_of(owner, but=but, timeout=timeout))
 
     def ready(self, *, timeout: float | None = None) -> bool:
         """Whether sessions can be served, for a readiness probe; see `coatcheck.SessionManager.ready`.
@@ -166,10 +162,10 @@ class _AnswersAtOnce:
     async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return self._store.delete(session_id, timeout=timeout)
 
-    async def sessions_of(self, owner: str) -> list[Record]:
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
         if not isinstance(self._store, SyncOwnerIndex):
             raise NotImplementedError(f"{type(self._store).__name__} keeps no index of owners")
-        return self._store.sessions_of(owner)
+        return self._store.sessions_of(owner, timeout=timeout)
 
     async def close(self) -> None:
         self._store.close()

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from coatcheck import Settings
 from coatcheck.errors import CorruptRecord, OutcomeUnknown, SessionGone, StoreUnavailable
 from coatcheck.record import Record
-from coatcheck.stores.interface import AsyncStore
+from coatcheck.stores.interface import AsyncOwnerIndex, AsyncStore
 from coatcheck.stores.sql import SQLStore, SyncSQLStore
 from coatcheck.testing import a_commit, a_record
 from coatcheck.testing.contract import _ThreadedWithIndex
@@ -397,6 +397,23 @@ async def test_r12_a_frozen_database_costs_one_deadline_and_then_all_goes_on(
         assert p99(took) <= DEADLINE + 1, "one deadline, on however busy a machine"
         assert (await visitor.get_when_up("/page")).json()["user"] == "garimoo"
         assert (await visitor.post("/count")).status_code == 200
+
+
+@pytest.mark.alone
+async def test_r12_a_frozen_database_costs_a_list_of_sessions_one_deadline(server: Any, open_either: Open) -> None:
+    store = open_either(f"{server.url}{PATIENT}")
+    index = cast(AsyncOwnerIndex, store)
+    await store.create(a_record(owner="me"))
+    assert len(await index.sessions_of("me")) == 1
+    server.freeze()
+    try:
+        began = monotonic()
+        with pytest.raises(StoreUnavailable):
+            await index.sessions_of("me", timeout=DEADLINE)
+        assert monotonic() - began <= DEADLINE + 1
+    finally:
+        server.thaw()
+    assert len(await index.sessions_of("me")) == 1
 
 
 @pytest.mark.alone

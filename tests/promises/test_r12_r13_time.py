@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
+from typing import Any, TypeAlias
 
 import pytest
 
-from coatcheck import Settings
+from coatcheck import SessionManager, Settings, SyncSessionManager
 from coatcheck.asgi import ASGIApp
 from coatcheck.changes import NewRecord
 from coatcheck.errors import StoreUnavailable
+from coatcheck.record import Record
 from coatcheck.stores.redis import RedisStore
 from coatcheck.stores.redis.wire import Wire
 from coatcheck.testing import a_commit, a_record
 from tests.servers.browser import Browser
 from tests.servers.clock import fair_time
 from tests.servers.fixtures import URLOpener
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Action, Command, Proxy
 from tests.servers.valkey import Valkey
 from tests.web.shop import shop
 
@@ -198,3 +201,139 @@ async def test_each_of_a_crowd_waits_no_longer_than_its_own_deadline(own_valkey:
         assert max(late) <= SLACK
         assert nobody_waits(store)
         assert await store.read(session.session_id, timeout=5) is not None
+
+
+# --- the sessions of one owner -----------------------------------------------------------------------------------------
+
+MANY = 350
+"""So many that the server has to be asked for them in several round trips."""
+
+
+class OnThreads:
+    """A synchronous manager that is asked on other threads."""
+
+    def __init__(self, manager: SyncSessionManager) -> None:
+        self._manager = manager
+
+    async def sessions_of(self, owner: str, **more: Any) -> list[Record]:
+        return await asyncio.to_thread(self._manager.sessions_of, owner, **more)
+
+    async def end_sessions_of(self, owner: str, **more: Any) -> int:
+        return await asyncio.to_thread(self._manager.end_sessions_of, owner, **more)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._manager.close)
+
+
+Manager: TypeAlias = SessionManager | OnThreads
+ManagerOpener: TypeAlias = Callable[[str, float], Manager]
+
+
+@pytest.fixture(params=["async", "threads"])
+async def open_manager(request: pytest.FixtureRequest) -> AsyncIterator[ManagerOpener]:
+    """`open_manager(url, store_timeout)`, closed when the test is over."""
+    opened: list[Manager] = []
+
+    def another(url: str, store_timeout: float) -> Manager:
+        settings = Settings(store_timeout=store_timeout)
+        on_threads = request.param == "threads"
+        opened.append(OnThreads(SyncSessionManager(url, settings)) if on_threads else SessionManager(url, settings))
+        return opened[-1]
+
+    yield another
+    for manager in opened:
+        await manager.close()
+
+
+async def enter(open_store: URLOpener, valkey: Valkey, owner: str, count: int) -> set[str]:
+    """Sessions of one owner, created without delay. Gives their ids."""
+    store = open_store(f"{valkey.url}?timeout=20")
+    sessions = [a_record(owner=owner) for _ in range(count)]
+    await asyncio.gather(*map(store.create, sessions))
+    return {new.session_id for new in sessions}
+
+
+async def test_a_long_list_of_sessions_costs_one_deadline(
+    own_valkey: Valkey, open_store: URLOpener, open_manager: ManagerOpener
+) -> None:
+    """Each of its round trips is quick enough, and all of them together are not."""
+    mine = await enter(open_store, own_valkey, "garimoo", MANY)
+    async with Proxy(own_valkey.port) as proxy:
+        manager = open_manager(f"{proxy.url}?timeout=10", DEADLINE)
+        assert await manager.sessions_of("nobody") == []
+        proxy._latency = (0.1, 0.1)
+        for _ in range(2):
+            began = fair_time()
+            with pytest.raises(StoreUnavailable):
+                await manager.sessions_of("garimoo")
+            assert fair_time() - began <= DEADLINE + SLACK
+            await asyncio.sleep(0.2)  # until the answer that came too late has gone by
+        began = fair_time()
+        with pytest.raises(StoreUnavailable):
+            await manager.end_sessions_of("garimoo")
+        assert fair_time() - began <= DEADLINE + SLACK
+        found = await manager.sessions_of("garimoo", timeout=20)  # who can wait gets them all
+        assert {record.session_id for record in found} == mine
+
+
+async def test_a_listing_of_a_server_that_says_nothing_costs_one_deadline(
+    own_valkey: Valkey, open_store: URLOpener, open_manager: ManagerOpener
+) -> None:
+    await enter(open_store, own_valkey, "garimoo", 3)
+    manager = open_manager(f"{own_valkey.url}?timeout=10", DEADLINE)
+    assert len(await manager.sessions_of("garimoo", timeout=10)) == 3
+    own_valkey.freeze()
+    try:
+        for ask in (manager.sessions_of, manager.end_sessions_of):
+            began = fair_time()
+            with pytest.raises(StoreUnavailable):
+                await ask("garimoo")
+            assert fair_time() - began <= DEADLINE + SLACK
+    finally:
+        own_valkey.thaw()
+    assert len(await manager.sessions_of("garimoo", timeout=10)) == 3
+
+
+async def test_nobody_stays_logged_in_because_there_are_many(
+    own_valkey: Valkey, open_store: URLOpener, open_manager: ManagerOpener
+) -> None:
+    """Finding the sessions is done by one deadline, and each of them ends by its own."""
+    mine = await enter(open_store, own_valkey, "garimoo", 6)
+    here = min(mine)
+    async with Proxy(own_valkey.port) as proxy:
+        manager = open_manager(f"{proxy.url}?timeout=10", 1.0)
+        assert await manager.sessions_of("nobody") == []
+        proxy._latency = (0.2, 0.2)
+        began = monotonic()
+        assert await manager.end_sessions_of("garimoo", but=here) == 5
+        assert monotonic() - began > 1.0, "they took longer than one deadline, or nothing was shown"
+        proxy._latency = (0.0, 0.0)
+        assert [record.session_id for record in await manager.sessions_of("garimoo", timeout=10)] == [here]
+
+
+@pytest.mark.parametrize("trouble", ["no answer", "cut off", "no index any more"])
+async def test_a_list_that_is_complete_does_not_fail_for_the_repair_of_its_index(
+    own_valkey: Valkey, open_store: URLOpener, open_manager: ManagerOpener, trouble: str
+) -> None:
+    mine = await enter(open_store, own_valkey, "garimoo", 2)
+    own_valkey("ZADD", "coatcheck:owner:garimoo", 1, "A" * 16)  # it ended long ago
+    repairs = 0
+
+    def judge(command: Command) -> Action:
+        nonlocal repairs
+        if command.name != "EVALSHA":
+            return "pass"
+        repairs += 1
+        if trouble == "no index any more":
+            own_valkey("SET", "coatcheck:owner:garimoo", "nonsense")
+            return "pass"
+        return "hold" if trouble == "no answer" else "cut before"
+
+    async with Proxy(own_valkey.port) as proxy:
+        proxy.judge = judge
+        manager = open_manager(f"{proxy.url}?timeout=10", 1.0)
+        began = fair_time()
+        found = await manager.sessions_of("garimoo")
+        assert fair_time() - began <= 1.0 + SLACK
+        assert {record.session_id for record in found} == mine
+        assert repairs

@@ -48,8 +48,8 @@ class Nearly:
     async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return await self.store.delete(session_id, timeout=timeout)
 
-    async def sessions_of(self, owner: str) -> list[Record]:
-        return await self.store.sessions_of(owner)
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        return await self.store.sessions_of(owner, timeout=timeout)
 
     async def close(self) -> None:
         await self.store.close()
@@ -85,8 +85,8 @@ class SyncNearly:
     def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return self.store.delete(session_id, timeout=timeout)
 
-    def sessions_of(self, owner: str) -> list[Record]:
-        return self.store.sessions_of(owner)
+    def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        return self.store.sessions_of(owner, timeout=timeout)
 
     def close(self) -> None:
         self.store.close()

@@ -703,6 +703,17 @@ async def test_whoever_waits_for_a_store_that_is_closed_is_told() -> None:
             await call
 
 
+async def test_a_list_of_sessions_waits_for_the_others_no_longer_than_its_caller() -> None:
+    store, threaded = ReplicatedStore.from_url(url_for(2)), SyncReplicatedStore.from_url(url_for(2))
+    async with asyncio.timeout(4):  # by themselves they would wait for 5 s
+        with pytest.raises(StoreUnavailable):
+            await store.sessions_of("ann", timeout=0.1)
+        with pytest.raises(StoreUnavailable):
+            await asyncio.to_thread(threaded.sessions_of, "ann", timeout=0.1)
+    await store.close()
+    await asyncio.to_thread(threaded.close)
+
+
 def test_a_thread_that_waits_for_a_store_that_is_closed_is_told() -> None:
     store = SyncReplicatedStore.from_url(url_for(2))
     answers: list[bool] = []

@@ -64,6 +64,30 @@ def test_the_sessions_of_a_user() -> None:
     sessions[0].reload()
 
 
+def test_finding_the_sessions_of_a_user_and_ending_each_have_a_deadline() -> None:
+    granted: list[tuple[str, float | None]] = []
+
+    class Noting(MemoryStore):
+        def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+            granted.append(("find", timeout))
+            return super().sessions_of(owner)
+
+        def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
+            granted.append(("end", timeout))
+            return super().delete(session_id)
+
+    manager = SyncSessionManager(Noting(), Settings(store_timeout=0.2))
+    for timeout, seconds in ((None, 0.2), (5.0, 5.0), (0.0, 0.0)):
+        for _ in range(2):
+            session = manager.session_for("")
+            session.renew(owner="garimoo")
+            session.commit()
+        granted.clear()
+        assert len(manager.sessions_of("garimoo", timeout=timeout)) == 2
+        assert manager.end_sessions_of("garimoo", timeout=timeout) == 2
+        assert granted == [("find", seconds), ("find", seconds), ("end", seconds), ("end", seconds)]
+
+
 def test_a_store_without_an_index_of_owners_says_so() -> None:
     class Plain:
         def create(self, new: Any, *, timeout: float | None = None) -> Applied:

@@ -145,8 +145,15 @@ class SyncStore(Protocol):
 class AsyncOwnerIndex(Protocol):
     """A store that can find the sessions of one owner: for a list of devices, and for logging out everywhere."""
 
-    async def sessions_of(self, owner: str) -> list[Record]:
-        """All live records of this owner, the most recently touched first. Reading them does not touch them."""
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        """All live records of this owner, the most recently touched first. Reading them does not touch them.
+
+        `timeout` is for the whole list, however many sessions are in it and however often the store has to be asked: all
+        of them are given by then, or none. Work of the store's own, such as mending its index, never makes it fail.
+
+        Raises:
+            StoreUnavailable: see the module's docstring.
+        """
         ...
 
 
@@ -154,7 +161,7 @@ class AsyncOwnerIndex(Protocol):
 class SyncOwnerIndex(Protocol):
     """See `AsyncOwnerIndex`."""
 
-    def sessions_of(self, owner: str) -> list[Record]:
+    def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
         """See `AsyncOwnerIndex.sessions_of`."""
         ...
 

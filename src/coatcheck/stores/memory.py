@@ -100,7 +100,7 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of: the sessions stay for as long as the store is referred to."""
 
-    def sessions_of(self, owner: str) -> list[Record]:
+    def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
         with self._lock:
             now_ms = self._clock()
             found = (self._live(session_id, now_ms) for session_id in self._owners.get(owner, ()))
@@ -192,7 +192,7 @@ class AsyncMemoryStore:
     async def close(self) -> None:
         self._store.close()
 
-    async def sessions_of(self, owner: str) -> list[Record]:
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
         return self._store.sessions_of(owner)
 
     async def sweep(self) -> int:

@@ -810,17 +810,20 @@ class StoreContract:
     @_story
     async def test_a_caller_may_say_how_long_it_can_wait(self, store: AsyncStore) -> None:
         for timeout in (30.0, None):
-            new = a_record(fields={"n": "1"})
+            new = a_record(fields={"n": "1"}, owner="user " + new_operation_id())
             assert (await store.create(new, timeout=timeout)).version == 1
             record = await store.read(new.session_id, timeout=timeout)
             assert record is not None
             assert record.fields == {"n": "1"}
             assert (await store.update(new.session_id, a_touch(new), timeout=timeout)).version == 1
+            if isinstance(store, AsyncOwnerIndex):
+                [found] = await store.sessions_of(str(new.owner), timeout=timeout)
+                assert found.session_id == new.session_id
             assert await store.delete(new.session_id, timeout=timeout)
 
     @_story
     async def test_who_has_no_time_left_gets_an_answer_or_an_error_at_once(self, store: AsyncStore) -> None:
-        new = a_record(fields={"a": "0", "b": "0"})
+        new = a_record(fields={"a": "0", "b": "0"}, owner="user " + new_operation_id())
         await store.create(new)
         loop = asyncio.get_running_loop()
         for timeout in (0.0, 1e-9, -1.0):
@@ -830,6 +833,8 @@ class StoreContract:
                 partial(store.create, a_record()),
                 partial(store.delete, a_record().session_id),
             ]
+            if isinstance(store, AsyncOwnerIndex):
+                calls.append(partial(store.sessions_of, str(new.owner)))
             for call in calls:
                 start = loop.time()
                 with suppress(StoreUnavailable):
@@ -1237,8 +1242,8 @@ class _Threaded:
 
 
 class _ThreadedWithIndex(_Threaded):
-    async def sessions_of(self, owner: str) -> list[Record]:
-        return await asyncio.to_thread(cast(SyncOwnerIndex, self._store).sessions_of, owner)
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        return await asyncio.to_thread(cast(SyncOwnerIndex, self._store).sessions_of, owner, timeout=timeout)
 
 
 async def present(store: AsyncStore, new: NewRecord) -> Record:

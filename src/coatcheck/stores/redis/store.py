@@ -106,8 +106,8 @@ class RedisStore:
     async def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return await self._walk(self._verbs.delete(session_id), timeout)
 
-    async def sessions_of(self, owner: str) -> list[Record]:
-        return await self._walk(self._verbs.sessions_of(owner), None)
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        return await self._walk(self._verbs.sessions_of(owner), timeout)
 
     async def close(self) -> None:
         await self._transport.close()

@@ -84,8 +84,8 @@ class SyncRedisStore:
     def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return self._walk(self._verbs.delete(session_id), timeout)
 
-    def sessions_of(self, owner: str) -> list[Record]:
-        return self._walk(self._verbs.sessions_of(owner), None)
+    def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        return self._walk(self._verbs.sessions_of(owner), timeout)
 
     def close(self) -> None:
         self._transport.close()

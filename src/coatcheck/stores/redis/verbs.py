@@ -136,7 +136,7 @@ class Verbs:
                 else:
                     missing.append(session_id)
         if missing:
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable, CorruptRecord):  # the list is complete, and the next one repairs the index
                 repair = Exchange(
                     "", [self.layout.disown(owner, missing)], lambda replies: self.layout.good("", replies)
                 )

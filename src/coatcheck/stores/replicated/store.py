@@ -307,8 +307,8 @@ class ReplicatedStore:
             )
         return existed
 
-    async def sessions_of(self, owner: str) -> list[Record]:
-        await self._serving(self._deadline(None))
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        await self._serving(self._deadline(timeout))
         return self._replica.sessions_of(owner)
 
     async def close(self) -> None:

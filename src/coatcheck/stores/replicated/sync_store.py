@@ -75,8 +75,8 @@ class SyncReplicatedStore:
     def delete(self, session_id: str, *, timeout: float | None = None) -> bool:
         return self._run(lambda store: store.delete(session_id, timeout=timeout), timeout)
 
-    def sessions_of(self, owner: str) -> list[Record]:
-        return self._run(lambda store: store.sessions_of(owner), None)
+    def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
+        return self._run(lambda store: store.sessions_of(owner, timeout=timeout), timeout)
 
     def close(self) -> None:
         """See `ReplicatedStore.close`. Ends the thread, too, when all calls that it was asked for have been answered."""

@@ -127,8 +127,8 @@ class Core:
             lambda: self.verbs.delete(session_id), timeout, again=lambda: self.verbs.delete_again(session_id)
         )
 
-    def finding(self, owner: str) -> Call[list[Record]]:
-        return self._call(lambda: self.verbs.sessions_of(owner), None)
+    def finding(self, owner: str, timeout: float | None) -> Call[list[Record]]:
+        return self._call(lambda: self.verbs.sessions_of(owner), timeout)
 
     def sweeping(self, most: int, timeout: float | None) -> Call[int]:
         return self._call(lambda: self.verbs.sweep(most), timeout)

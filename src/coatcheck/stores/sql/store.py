@@ -103,9 +103,9 @@ class SQLStore:
         runner = self._here()
         return await runner.perform(runner.core.deleting(session_id, timeout))
 
-    async def sessions_of(self, owner: str) -> list[Record]:
+    async def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
         runner = self._here()
-        return await runner.perform(runner.core.finding(owner))
+        return await runner.perform(runner.core.finding(owner, timeout))
 
     async def sweep(self, *, batch: int = BATCH, timeout: float | None = None) -> int:
         """Remove sessions that ended an hour ago or earlier, `batch` at most. How many that were.

@@ -81,9 +81,9 @@ class SyncSQLStore:
         desk = self._here()
         return desk.perform(desk.core.deleting(session_id, timeout))
 
-    def sessions_of(self, owner: str) -> list[Record]:
+    def sessions_of(self, owner: str, *, timeout: float | None = None) -> list[Record]:
         desk = self._here()
-        return desk.perform(desk.core.finding(owner))
+        return desk.perform(desk.core.finding(owner, timeout))
 
     def sweep(self, *, batch: int = BATCH, timeout: float | None = None) -> int:
         """Remove sessions that ended an hour ago or earlier, `batch` at most. How many that were.
