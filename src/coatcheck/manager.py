@@ -348,16 +348,17 @@ class SessionManager:
         Args:
             owner: whose sessions.
             but: a session id to spare, usually the present one's.
-            timeout: seconds for finding them, and again for ending each of them, so that nobody's is left merely because
-                there are many; `None` for the setting `store_timeout`.
+            timeout: seconds for finding them, and again for ending each of them; `None` for the setting `store_timeout`, and
+                ten times that for finding them: nobody keeps his sessions by having made thousands.
 
         Raises:
             NotImplementedError: the store keeps no index of owners.
             StoreUnavailable: the store is down, or too slow. Some may have ended; call it again to end the others.
         """
         seconds = self.store_seconds if timeout is None else timeout
+        finding = 10 * seconds if timeout is None else timeout
         ended = 0
-        for record in await self._index().sessions_of(owner, timeout=seconds):
+        for record in await self._index().sessions_of(owner, timeout=finding):
             if record.session_id != but and await self.store.delete(record.session_id, timeout=seconds):
                 ended += 1
                 self._tell("destroyed", record.session_id)
