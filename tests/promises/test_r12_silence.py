@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 import pytest
 
 from coatcheck import open_sync_store
-from coatcheck.errors import StoreUnavailable
+from coatcheck.errors import OutcomeUnknown, StoreUnavailable
 from coatcheck.stores.redis import RedisStore
-from coatcheck.testing import a_record
+from coatcheck.testing import a_commit, a_record
 from tests.servers.clock import fair_time
 from tests.servers.cluster import ClusterGroup
 from tests.servers.processes import eventually
@@ -45,12 +45,14 @@ class Visit(NamedTuple):
 
 
 Look: TypeAlias = Callable[[int], Coroutine[Any, Any, Visit]]
-"""Reads one of a few sessions: they are on all nodes of a cluster."""
+"""Reads one of a few sessions, or commits to it: they are on all nodes of a cluster."""
 
 
 @asynccontextmanager
 async def looking(kind: str, url: str) -> AsyncIterator[Look]:
+    """Where commits wait for a replica it is those that are looked at, since they go another way than reading does."""
     sessions = [a_record() for _ in range(16)]
+    commits = "durability=replica" in url
     if kind == "async":
         store = RedisStore.from_url(url)
         for session in sessions:
@@ -59,9 +61,13 @@ async def looking(kind: str, url: str) -> AsyncIterator[Look]:
         async def look(number: int) -> Visit:
             came, began = monotonic(), fair_time()
             trouble = ""
+            session = sessions[number % 16]
             try:
-                assert await store.read(sessions[number % 16].session_id, timeout=DEADLINE) is not None
-            except StoreUnavailable as down:
+                if commits:
+                    await store.update(session.session_id, a_commit(session), timeout=DEADLINE)
+                else:
+                    assert await store.read(session.session_id, timeout=DEADLINE) is not None
+            except (StoreUnavailable, OutcomeUnknown) as down:
                 trouble = str(down)
             return Visit(came, fair_time() - began, trouble)
 
@@ -74,9 +80,13 @@ async def looking(kind: str, url: str) -> AsyncIterator[Look]:
     def look_from_thread(number: int) -> Visit:
         came, began = monotonic(), fair_time()
         trouble = ""
+        session = sessions[number % 16]
         try:
-            assert blocking.read(sessions[number % 16].session_id, timeout=DEADLINE) is not None
-        except StoreUnavailable as down:
+            if commits:
+                blocking.update(session.session_id, a_commit(session), timeout=DEADLINE)
+            else:
+                assert blocking.read(session.session_id, timeout=DEADLINE) is not None
+        except (StoreUnavailable, OutcomeUnknown) as down:
             trouble = str(down)
         return Visit(came, fair_time() - began, trouble)
 
@@ -118,12 +128,14 @@ async def traffic(look: Look) -> AsyncIterator[list[Visit]]:
 
 
 @pytest.mark.parametrize("kind", ["async", "threads"])
-@pytest.mark.parametrize("servers", ["sentinels", "cluster"])
+@pytest.mark.parametrize(
+    ("servers", "durability"), [("sentinels", "primary"), ("cluster", "primary"), ("cluster", "replica")]
+)
 async def test_when_all_fall_silent_requests_fail_at_once_until_they_are_back(
-    request: pytest.FixtureRequest, prefix: str, kind: str, servers: str
+    request: pytest.FixtureRequest, prefix: str, kind: str, servers: str, durability: str
 ) -> None:
     group: SentinelGroup | ClusterGroup = request.getfixturevalue(servers)
-    async with looking(kind, f"{group.url}?prefix={prefix}") as look, traffic(look) as visits:
+    async with looking(kind, f"{group.url}?prefix={prefix}&durability={durability}") as look, traffic(look) as visits:
         await asyncio.sleep(0.5)
         assert not any(visit.trouble for visit in visits)
         group.freeze()
