@@ -34,6 +34,7 @@ R6 = "tests/promises/test_r6_increments.py"
 R7 = "tests/promises/test_r7_whole_or_not.py"
 R8 = "tests/promises/test_r8_logout.py"
 R12 = "tests/promises/test_r12_r13_time.py"
+SILENCE = "tests/promises/test_r12_silence.py"
 R14 = "tests/promises/test_r14_full.py"
 R15 = "tests/promises/test_r15_near_cache.py"
 R16 = "tests/promises/test_r16_no_lost_update.py"
@@ -166,6 +167,18 @@ DAMAGES = [
            (ASYNC_WIRE, "max(0, self._most - len(connection.line))", "1000")),
     damage("R13 who waits for a turn waits for ever", f"{R12} own_deadline",
            (ASYNC_WIRE, "timeout=max(0.0, deadline - monotonic())", "timeout=5")),
+    damage("R12 all wait while servers that fell silent are looked for", (f"{SILENCE} async and sentinels", f"{SILENCE} async and cluster-primary"),
+           ("stores/redis/fleet.py", "if self._down and task is self._awaited:", "if False:")),
+    damage("R12 sync: all wait while servers that fell silent are looked for", (f"{SILENCE} threads and sentinels", f"{SILENCE} threads and cluster-primary"),
+           ("stores/redis/blocking_fleet.py", "if self._down and refreshing is self._awaited:", "if False:")),
+    damage("R12 commits that wait for a replica wait behind an attempt to connect", f"{SILENCE} async and cluster-replica",
+           ("stores/redis/lane.py", "        if trouble := self._wire.trouble:", "        if trouble := '':")),
+    damage("R12 whoever looks for the servers again is told what was before", "tests/stores/test_sentinel.py named_again and async",
+           ("stores/redis/fleet.py", "if self._down and task is self._awaited:", "if self._down:")),
+    damage("R12 sync: whoever looks for the servers again is told what was before", "tests/stores/test_sentinel.py named_again and threads",
+           ("stores/redis/blocking_fleet.py", "if self._down and refreshing is self._awaited:", "if self._down:")),
+    damage("R12 sentinels that say nothing are taken to agree", "tests/stores/test_sentinel.py vouches",
+           (SENTINEL, "if self._primary is None or self._sentinels[0] in failed:", "if self._primary is None:")),
     damage("R18 each request asks a server that is down", (f"{R18} comes_back and async", f"{R18} comes_back and not async"),
            (GATE, "return max(0.0, self._opens_at - now)", "return 0.0")),
     damage("R18 the pauses between attempts do not grow", f"{R18} same_moment",

@@ -90,6 +90,11 @@ class ClusterGroup:
         for node in (target, source, *(one for one in self.primaries if one not in (source, target))):
             node("CLUSTER", "SETSLOT", slot, "NODE", self.ids[target])
 
+    def freeze(self) -> None:
+        """Everything falls silent, as when the network is cut."""
+        for node in self.nodes:
+            node.freeze()
+
     def settle(self) -> None:
         """Everything is up, every primary has a replica, and all know it."""
         self.revive()

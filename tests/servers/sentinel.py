@@ -17,8 +17,10 @@ sentinel down-after-milliseconds {service} 500
 sentinel failover-timeout {service} 2000
 sentinel parallel-syncs {service} 2
 """
-# Sentinels look at each other, and at the servers, every second or ten by default.
+# Sentinels look at each other, and at the servers, every second or ten by default; and one that was frozen itself does
+# nothing but look for half a minute.
 _HASTE = ("ping-period", 100, "info-period", 200, "publish-period", 200, "ask-period", 200, "election-timeout", 1000)
+_SOBER = ("tilt-period", 1000)
 
 
 class SentinelGroup:
@@ -38,7 +40,7 @@ class SentinelGroup:
         self.sentinels = [Valkey("--sentinel", config=config) for _ in range(3)]
         for sentinel in self.sentinels:
             sentinel.start()
-            sentinel("SENTINEL", "DEBUG", *_HASTE)
+            sentinel("SENTINEL", "DEBUG", *_HASTE, *_SOBER)
         self.settle()
 
     def stop(self) -> None:
@@ -67,6 +69,11 @@ class SentinelGroup:
         """A planned change, as before maintenance; `COORDINATED`, so that the old primary waits for the new one."""
         self.sentinels[0]("SENTINEL", "FAILOVER", SERVICE, *how.split())
 
+    def freeze(self) -> None:
+        """Everything falls silent, as when the network is cut."""
+        for server in (*self.sentinels, *self.servers):
+            server.freeze()
+
     def settle(self) -> None:
         """Everything is up, one server is the primary, and all know it."""
         self.revive()
@@ -79,6 +86,8 @@ class SentinelGroup:
                 server.thaw()
             else:
                 server.start()
+        for sentinel in self.sentinels:
+            sentinel.thaw()
 
     def wait(self) -> None:
         wait_until(self._settled, "the sentinels to agree and the replicas to follow", 30)

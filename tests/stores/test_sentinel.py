@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from coatcheck import open_sync_store
 from coatcheck.errors import StoreUnavailable
 from coatcheck.stores.redis import RedisStore
+from coatcheck.stores.redis.address import Address
+from coatcheck.stores.redis.sentinel import Sentinel
+from coatcheck.stores.redis.topology import Send, Step
+from coatcheck.stores.redis.transport import ExchangeFailed, whole
+from coatcheck.stores.steps import follow_blocking
 from coatcheck.testing import a_commit, a_record
+from coatcheck.testing.contract import _Threaded
 from tests.servers.clock import fair_time
 from tests.servers.fixtures import URLOpener
 from tests.servers.oracle import Oracle
@@ -131,6 +139,45 @@ async def test_a_primary_that_comes_back_as_a_replica_is_left(
                     break
                 except StoreUnavailable:
                     await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", ["async", "threads"])
+async def test_whoever_looks_first_when_a_primary_is_named_again_is_served(
+    own_valkey: Valkey, open_store: URLOpener, kind: str
+) -> None:
+    """Others who come meanwhile are told what was before; but this one waits for what comes of it."""
+    async with Oracle(None) as oracle:
+        options = "?timeout=5"
+        store = (
+            open_store(url(oracle) + options) if kind == "async" else _Threaded(open_sync_store(url(oracle) + options))
+        )
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="knows no service 'shop'"):
+                await store.read(a_record().session_id)
+            await asyncio.sleep(0.2)
+        oracle.names = own_valkey
+        await asyncio.sleep(0.6)  # nobody has looked for longer than what is known is fresh
+        assert await store.read(a_record().session_id) is None
+        await store.close()
+
+
+def test_what_no_sentinel_vouches_for_is_no_news_but_goes_on_being_used() -> None:
+    """When all have fallen silent, that is known before the primary's connection is given up too."""
+    sentinels = [Address(host=LOOPBACK, port=port) for port in (1, 2)]
+    topology = Sentinel(sentinels, SERVICE, Address(host=LOOPBACK, port=0))
+
+    def answers(step: Step) -> Any:
+        return ("10.0.0.7", 6379, 1) if isinstance(step, Send) and step.to in sentinels else None
+
+    def is_silent(step: Step) -> Any:
+        raise ExchangeFailed("no answer in time", sent=True, slow=True)
+
+    follow_blocking(topology.refresh(), answers)
+    with pytest.raises(ExchangeFailed, match="no answer in time"):
+        follow_blocking(topology.refresh(), is_silent)
+    step = next(topology.exchange([("PING",)], whole))
+    assert isinstance(step, Send)
+    assert step.to.host == "10.0.0.7"
 
 
 async def test_what_the_sentinels_do_not_know_is_told(open_store: URLOpener) -> None:

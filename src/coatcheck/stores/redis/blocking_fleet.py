@@ -58,6 +58,8 @@ class BlockingFleet:
         self._lock = threading.Lock()
         self._refreshing: Future[None] | None = None  # or what became of it
         self._refreshed_at = float("-inf")
+        self._awaited: Future[None] | None = None  # the one that somebody waits for, or has
+        self._down = ""  # why, while nothing can be found out
 
     def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
         """See `SyncTransport.exchange`."""
@@ -93,6 +95,9 @@ class BlockingFleet:
         assert type(step) is Refresh
         refreshing = self._refresh(anew=step.anew)
         if step.wait:
+            if self._down and refreshing is self._awaited:
+                raise ExchangeFailed(f"it is down, and is being tried again ({self._down})", sent=False)
+            self._awaited = refreshing
             try:
                 failure = refreshing.exception(max(0.0, left))
             except TimeoutError:
@@ -140,6 +145,7 @@ class BlockingFleet:
 
     def _found_out(self, refreshing: Future[None], failure: BaseException | None) -> None:
         self._refreshed_at = monotonic()
+        self._down = "" if failure is None else str(failure) or type(failure).__name__
         with suppress(InvalidStateError):  # whoever started it was struck, and has said so already
             if failure is None:
                 refreshing.set_result(None)

@@ -49,6 +49,8 @@ class Fleet:
         self._lanes: dict[Address, Lane] = {}
         self._refreshing: asyncio.Task[None] | None = None  # or what became of it
         self._refreshed_at = float("-inf")
+        self._awaited: asyncio.Task[None] | None = None  # the one that somebody waits for, or has
+        self._down = ""  # why, while nothing can be found out
         self._closed = False
 
     async def exchange(self, commands: Commands, read: Read[T], *, timeout: float | None = None) -> T:
@@ -89,6 +91,9 @@ class Fleet:
         assert type(step) is Refresh
         task = self._refresh(anew=step.anew)
         if step.wait:
+            if self._down and task is self._awaited:
+                raise ExchangeFailed(f"it is down, and is being tried again ({self._down})", sent=False)
+            self._awaited = task
             done, _ = await asyncio.wait([task], timeout=max(0.0, left))
             if not done:
                 raise ExchangeFailed("which server is the right one is not known in time", sent=False, slow=True)
@@ -118,6 +123,10 @@ class Fleet:
             # It has its own time, since it is for those who come later too.
             await self._follow(self._topology.refresh(), monotonic() + self._timeout)
             await self._leave(self._wires.keys() - set(self._topology.members()), "the server is not in use any more")
+            self._down = ""
+        except Exception as failure:
+            self._down = str(failure) or type(failure).__name__
+            raise
         finally:
             self._refreshed_at = monotonic()
 

@@ -35,6 +35,8 @@ class Lane:
     async def exchange(self, commands: list[Command], read: Read[T], *, timeout: float | None = None) -> T:
         """See `Transport.exchange`."""
         deadline = monotonic() + (self._timeout if timeout is None else timeout)
+        if trouble := self._wire.trouble:  # those who have gone out may wait for it, but nobody behind them
+            raise ExchangeFailed(trouble, sent=False)
         loop = asyncio.get_running_loop()
         commit = _Commit(commands[:-1], read, deadline, loop.create_future())
         self._next[commit] = None

@@ -104,7 +104,7 @@ class Sentinel:
                     if urgent:
                         break
         self._sentinels = tuple(sorted(self._sentinels, key=failed.__contains__))  # those that are no help come last
-        if self._primary is None:
+        if self._primary is None or self._sentinels[0] in failed:  # a primary that nobody vouches for is no news
             told = "; ".join(f"{address}: {problem}" for address, problem in failed.items())
             raise ExchangeFailed(f"no primary of {self._service!r} can be found ({told})", sent=False)
 

@@ -76,6 +76,13 @@ class Wire:
             raise ExchangeFailed("no time is left", sent=False, slow=True)
         return await connection.send(packed, len(commands), read, now, deadline)
 
+    @property
+    def trouble(self) -> str:
+        """Why others need not wait for what becomes of the connection that is being made; else `""`."""
+        if self._connection is None and self._connecting is not None and self._gate.is_down:
+            return f"it is down, and is being tried again ({self._gate.why})"
+        return ""
+
     async def close(self, why: str = _CLOSED) -> None:
         """Break off the connection; whoever waits is told why. It cannot be used any more."""
         self._closed = why
@@ -93,8 +100,8 @@ class Wire:
         while True:
             if self._closed:
                 raise ExchangeFailed(self._closed, sent=False)
-            if self._connection is None and self._connecting is not None and self._gate.is_down:
-                raise ExchangeFailed(f"it is down, and is being tried again ({self._gate.why})", sent=False)
+            if trouble := self.trouble:
+                raise ExchangeFailed(trouble, sent=False)
             if self._connection is None and self._connecting is None:
                 closed_for = self._gate.closed_for(monotonic())
                 if closed_for:
