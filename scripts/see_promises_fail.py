@@ -127,6 +127,26 @@ DAMAGES = [
             "                if answered == len(line):\n")),
     damage("R2 a cancelled request keeps its connection", f"{R1} storm and client",
            ("stores/redis/pooled.py", "await self._pool.release(connection)", "clean and await self._pool.release(connection)")),
+    damage("R2 a single slot of one's own client is lost", (f"{R1} mixes and client", f"{R1} client_of_sentinels"),
+           ("stores/redis/pooled.py", "await self._pool.release(connection)",
+            "(clean or _CODES.setdefault('lost', connection) is not connection) and await self._pool.release(connection)")),
+    damage("R2 a single slot of one's own cluster client is lost", f"{R1} client_of_a_cluster",
+           ("stores/redis/clustered.py", "                await self._cluster.initialize()\n",
+            "                await self._cluster.initialize()\n                if 'lost' not in self.__dict__:\n"
+            "                    self.lost = self._cluster.get_default_node().acquire_connection()\n")),
+    damage("R2 a connection too many stays open", (f"{R1} mixes and wire", f"{R1} several_servers", f"{R1} storm and near_cache"),
+           (ASYNC_WIRE, "                    dialed = await _dial(address, self._timeout)\n",
+            "                    self.lost = await _dial(address, self._timeout)\n                    dialed = await _dial(address, self._timeout)\n")),
+    damage("R2 a future stays behind", (f"{R1} mixes and wire", f"{R1} several_servers", f"{R1} storm and near_cache"),
+           ("stores/redis/waiting.py", "        self._finish(None, asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))\n",
+            "        self._finish(None, asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))\n"
+            "        self.get_loop().lost = self.get_loop().create_future()\n")),
+    damage("R2 a task stays behind", (f"{R1} mixes and client", f"{R1} client_of_sentinels"),
+           ("stores/redis/pooled.py", "                    clean = False\n                    raise\n",
+            "                    clean = False\n                    raise\n                except asyncio.CancelledError:\n"
+            "                    asyncio.ensure_future(asyncio.sleep(1000))\n                    raise\n")),
+    damage("R2 SQL what was cancelled keeps its connection", f"{DATABASES} r2",
+           (SQL_STORE, "        if line is not None:\n            line.cut()\n", "        self._runner.__dict__.setdefault('lost', []).append(line)\n")),
     # --- R4 ----------------------------------------------------------------------------------------------------------
     damage("R4 a store that is down counts as an absent session", f"{WEB}/test_store_down.py killed",
            ("manager.py", "            raise self._told(error, ticket.session_id) from None\n",

@@ -31,7 +31,7 @@ class ClusterGroup:
             node("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if node is not first:
                 node("CLUSTER", "MEET", LOOPBACK, first.port, _bus(first))
-        wait_until(lambda: all(len(self._lines(node)) == 6 for node in self.nodes), "the nodes to meet")
+        wait_until(self._have_met, "the nodes to meet")
         share = REDIS_CLUSTER_HASH_SLOTS // 3
         for number, node in enumerate(self.nodes[:3]):
             last = REDIS_CLUSTER_HASH_SLOTS - 1 if number == 2 else (number + 1) * share - 1
@@ -110,6 +110,11 @@ class ClusterGroup:
 
     def wait(self) -> None:
         wait_until(self._settled, "the cluster to agree", 30)
+
+    def _have_met(self) -> bool:
+        """Whether each knows all by their ids. A node with which another still shakes hands has an invented one there."""
+        ids = set(self.ids.values())
+        return all({line.split()[0] for line in self._lines(node)} == ids for node in self.nodes)
 
     def _settled(self) -> bool:
         try:
