@@ -98,7 +98,11 @@ class Conversation:
                         if isinstance(error, LEAVING):
                             raise Leave(str(error)) from None
                 answered += 1
-        except (hiredis.ProtocolError, TypeError, ValueError) as error:  # the latter: what cannot be a key, or is no news
+        except (
+            hiredis.ProtocolError,
+            TypeError,
+            ValueError,
+        ) as error:  # the latter: what cannot be a key, or is no news
             raise Leave(f"what came is no reply ({error})") from None
         finally:
             del line[:answered]
