@@ -20,7 +20,10 @@ def unfinished() -> Counter[str]:
     """All that is under way in this event loop, whosever it is: tasks by their name in the code, futures, requests."""
     gc.collect()
     things: list[Any] = gc.get_objects()
-    found = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
+    coroutines = [task.get_coro() for task in asyncio.all_tasks()]
+    found = Counter(
+        getattr(each, "__qualname__", type(each).__name__) for each in coroutines
+    )  # compiled ones have none
     found["(a future)"] = sum(type(thing) is asyncio.Future and not thing.done() for thing in things)
     found["(a request)"] = sum(issubclass(type(thing), Awaited) and not thing.done() for thing in things)
     return found

@@ -138,8 +138,8 @@ class Connection(asyncio.Protocol):
         self._waker.hold()
         try:
             self._conversation.hear(data)
-        except Leave as error:
-            self.drop(str(error))
+        except Leave as leave:
+            self.drop(str(leave))
         except BaseException:  # Ctrl-C, for instance: a reply may have been taken that nobody got
             self.drop("reading its replies was interrupted")
             raise
