@@ -70,6 +70,39 @@ async def test_a_store_that_fills_up_keeps_what_it_has_acknowledged(own_valkey: 
     await store.create(a_record())
 
 
+async def test_a_store_that_a_crowd_fills_tells_each_of_them_the_truth(
+    own_valkey: Valkey, open_store: URLOpener
+) -> None:
+    """Under load: while some write, others read and leave."""
+    store = open_store(own_valkey.url)
+    residents = [a_record() for _ in range(50)]
+    await asyncio.gather(*(store.create(each) for each in residents))
+    has_room_for(own_valkey, 2_000_000)
+    inside: list[NewRecord] = []
+    refused = 0
+
+    async def come(number: int) -> None:
+        nonlocal refused
+        new = a_record(owner=f"user-{number % 7}", fields={"cart": f'"{"x" * 10_000}"'})
+        try:
+            await store.create(new)
+        except StoreFull:
+            refused += 1
+        else:
+            inside.append(new)
+
+    async def look(resident: NewRecord) -> None:
+        record = await store.read(resident.session_id)
+        assert record is not None
+        assert record.fields == resident.fields
+
+    await asyncio.gather(*(come(number) for number in range(600)), *(look(residents[at % 50]) for at in range(600)))
+    assert len(inside) > 50
+    assert refused > 50
+    await asyncio.gather(*(look(each) for each in inside))
+    assert all(await asyncio.gather(*(store.delete(each.session_id) for each in [*residents, *inside])))
+
+
 async def test_the_users_of_a_full_store_go_on_when_it_has_more_memory(
     own_valkey: Valkey, open_store: URLOpener
 ) -> None:

@@ -36,6 +36,10 @@ def resp(value: Any) -> bytes:
         case str():
             text = value.encode("utf-8", "surrogateescape")
             return b"$%d\r\n%b\r\n" % (len(text), text)
+        case float():
+            return b",%b\r\n" % repr(value).encode()
+        case tuple():  # which stands for a set here
+            return b"~%d\r\n" % len(value) + b"".join(map(resp, value))
         case list():
             return b"*%d\r\n" % len(value) + b"".join(map(resp, value))
         case dict():
@@ -48,7 +52,7 @@ def comparable(value: Any) -> Any:
     match value:
         case ErrorReply():
             return "error", str(value)
-        case list():
+        case list() | tuple():
             return [comparable(item) for item in value]
         case dict():
             return {key: comparable(item) for key, item in value.items()}
@@ -63,10 +67,13 @@ replies = st.recursive(
         st.none(),
         st.booleans(),
         st.integers(-(2**63), 2**63 - 1),
+        st.floats(allow_nan=False),
         texts,
         st.from_regex(r"[A-Z]{2,8} [a-z ]{0,20}", fullmatch=True).map(ErrorReply),
     ),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.lists(inner, max_size=4).map(tuple), st.dictionaries(texts, inner, max_size=4)
+    ),
     max_leaves=8,
 )
 requests = st.lists(st.tuples(st.lists(replies, min_size=1, max_size=3), st.booleans()), max_size=8)
