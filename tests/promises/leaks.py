@@ -21,9 +21,8 @@ def unfinished() -> Counter[str]:
     gc.collect()
     things: list[Any] = gc.get_objects()
     coroutines = [task.get_coro() for task in asyncio.all_tasks()]
-    found = Counter(
-        getattr(each, "__qualname__", type(each).__name__) for each in coroutines
-    )  # compiled ones have none
+    # Compiled ones have no qualified name.
+    found = Counter(getattr(each, "__qualname__", type(each).__name__) for each in coroutines)
     found["(a future)"] = sum(type(thing) is asyncio.Future and not thing.done() for thing in things)
     found["(a request)"] = sum(issubclass(type(thing), Awaited) and not thing.done() for thing in things)
     return found

@@ -16,6 +16,7 @@ from coatcheck.stores.redis.blocking_wire import BlockingWire
 from coatcheck.stores.redis.commands import Commands
 from coatcheck.stores.redis.confirming import awaits_replica, wait_for_replica
 from coatcheck.stores.redis.forking import tell_when_forked
+from coatcheck.stores.redis.gate import being_tried
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
 from coatcheck.stores.redis.transport import ExchangeFailed, Read
@@ -96,7 +97,7 @@ class BlockingFleet:
         refreshing = self._refresh(anew=step.anew)
         if step.wait:
             if self._down and refreshing is self._awaited:
-                raise ExchangeFailed(f"it is down, and is being tried again ({self._down})", sent=False)
+                raise ExchangeFailed(being_tried(self._down), sent=False)
             self._awaited = refreshing
             try:
                 failure = refreshing.exception(max(0.0, left))

@@ -16,7 +16,7 @@ from coatcheck.stores.redis.blocking_connection import BlockingConnection
 from coatcheck.stores.redis.commands import Commands, pack
 from coatcheck.stores.redis.evicting import EvictionWarning
 from coatcheck.stores.redis.forking import tell_when_forked
-from coatcheck.stores.redis.gate import Gate
+from coatcheck.stores.redis.gate import Gate, being_tried
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
 
@@ -122,7 +122,7 @@ class BlockingWire:
                 self._loans.add(loan)
                 return
             if self._down:
-                raise ExchangeFailed(f"it is down, and is being tried again ({self._gate.why})", sent=False)
+                raise ExchangeFailed(being_tried(self._gate.why), sent=False)
             loan.turn = threading.Lock()
             loan.turn.acquire()
             self._turns[loan] = None

@@ -187,11 +187,10 @@ class Connection(asyncio.Protocol):
             for request in self.line:
                 if request.deadline > now:
                     soonest = min(soonest, request.deadline)
+                elif overslept and not request.spared:
+                    request.spared = True
                 else:
-                    if overslept and not request.spared:
-                        request.spared = True
-                    else:
-                        _fail(request, ExchangeFailed("no answer in time", sent=True, slow=True))
+                    _fail(request, ExchangeFailed("no answer in time", sent=True, slow=True))
             first = self.line[0]
             # It may have answered others, or begun an answer, and stopped.
             silence = now - max(self._heard_at, first.sent_at)

@@ -62,11 +62,6 @@ class Conversation:
         self._reader = Replies()
         self._on_push = on_push
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether every request has been answered, and nothing that came is left over."""
-        return not self.line and not self._reader.has_data()
-
     def hear(self, data: bytes) -> None:
         """Take what the server sent, and tell whoever waits what complete replies mean.
 
@@ -98,11 +93,8 @@ class Conversation:
                         if isinstance(error, LEAVING):
                             raise Leave(str(error)) from None
                 answered += 1
-        except (
-            hiredis.ProtocolError,
-            TypeError,
-            ValueError,
-        ) as error:  # the latter: what cannot be a key, or is no news
+        except (hiredis.ProtocolError, TypeError, ValueError) as error:
+            # The latter two: of what cannot be a dictionary's key, and of news that make no sense.
             raise Leave(f"what came is no reply ({error})") from None
         finally:
             del line[:answered]

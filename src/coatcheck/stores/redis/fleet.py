@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.commands import Commands
 from coatcheck.stores.redis.confirming import awaits_replica
+from coatcheck.stores.redis.gate import being_tried
 from coatcheck.stores.redis.lane import Lane
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.topology import BRIEF, Drop, Pause, Refresh, Route, Send, Step, Topology, is_news
@@ -92,7 +93,7 @@ class Fleet:
         task = self._refresh(anew=step.anew)
         if step.wait:
             if self._down and task is self._awaited:
-                raise ExchangeFailed(f"it is down, and is being tried again ({self._down})", sent=False)
+                raise ExchangeFailed(being_tried(self._down), sent=False)
             self._awaited = task
             done, _ = await asyncio.wait([task], timeout=max(0.0, left))
             if not done:

@@ -71,3 +71,8 @@ class RetryBudget:
             return False
         self._saved -= 1
         return True
+
+
+def being_tried(why: str) -> str:
+    """Why nobody else waits while one looks whether a server that was down is back; `why` it was down."""
+    return f"it is down, and is being tried again ({why})"

@@ -13,7 +13,7 @@ from coatcheck.stores.redis.address import Address
 from coatcheck.stores.redis.commands import Commands, pack
 from coatcheck.stores.redis.connection import Connection
 from coatcheck.stores.redis.evicting import EvictionWarning
-from coatcheck.stores.redis.gate import Gate
+from coatcheck.stores.redis.gate import Gate, being_tried
 from coatcheck.stores.redis.near import NearCache
 from coatcheck.stores.redis.resolver import resolver
 from coatcheck.stores.redis.transport import ExchangeFailed, Read, whole
@@ -80,7 +80,7 @@ class Wire:
     def trouble(self) -> str:
         """Why others need not wait for what becomes of the connection that is being made; else `""`."""
         if self._connection is None and self._connecting is not None and self._gate.is_down:
-            return f"it is down, and is being tried again ({self._gate.why})"
+            return being_tried(self._gate.why)
         return ""
 
     async def close(self, why: str = _CLOSED) -> None:
